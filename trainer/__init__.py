@@ -1,0 +1,1 @@
+"""What runs in the training process, and the torch-free declarations the page shares with it."""

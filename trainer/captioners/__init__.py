@@ -1,0 +1,1 @@
+"""Jobs that write captions, a file each."""

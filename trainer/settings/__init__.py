@@ -1,0 +1,26 @@
+"""Every setting of a training run, one file a section; `Settings` is all of them, flat and frozen."""
+
+from trainer.declare import Section
+from trainer.settings.captions import CaptionFiles, Captions
+from trainer.settings.dataset import Augmentation, Images
+from trainer.settings.folders import Folders
+from trainer.settings.hardware import Memory, Precision
+from trainer.settings.model import SourceModel
+from trainer.settings.network import LoraType, Network
+from trainer.settings.noise import Loss
+from trainer.settings.optimizer import Duration, Rates
+from trainer.settings.samples import Samples
+from trainer.settings.saving import Saving, States
+
+SECTIONS: tuple[type[Section], ...] = (
+    SourceModel, Folders, LoraType, Duration, Rates, Network, Images, CaptionFiles, Saving, Precision,
+    Captions, Augmentation, Loss, Memory, States, Samples,
+)  # fmt: skip
+"""In the order of the page."""
+
+
+class Settings(
+    SourceModel, Folders, LoraType, Duration, Rates, Network, Images, CaptionFiles, Saving, Precision,
+    Captions, Augmentation, Loss, Memory, States, Samples,
+):  # fmt: skip
+    """What the user decides about a training run. Read, never written."""

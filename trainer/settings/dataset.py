@@ -1,0 +1,86 @@
+"""How pictures become batches."""
+
+import re
+from typing import Annotated, ClassVar
+
+from pydantic import AfterValidator
+
+from trainer.declare import Section, setting
+
+
+def read_resolution(text: str) -> tuple[int, int]:
+    """(width, height) from "512", "512,512", "512x768", "(512, 512)"; raises `ValueError` with a sentence otherwise."""
+    numbers = re.findall(r"\d+", text)
+    if re.fullmatch(r"[\s\[(]*\d+(\s*[x×X*,;:/ ]\s*\d+)?[\s\])]*", text) is None or not 1 <= len(numbers) <= 2:
+        raise ValueError(f"write it as width,height such as 512,512; {text!r} is not understood")
+    width, height = int(numbers[0]), int(numbers[-1])
+    if not (64 <= width <= 8192 and 64 <= height <= 8192):
+        raise ValueError(f"width and height must be between 64 and 8192; {text!r} is not")
+    return width, height
+
+
+def _normal(text: str) -> str:
+    return "{},{}".format(*read_resolution(text))
+
+
+Resolution = Annotated[str, AfterValidator(_normal)]
+"""A text that reads as width,height; kept in the form the Kohya GUI writes."""
+
+
+class Images(Section):
+    """How large the pictures are trained, and how they are grouped."""
+
+    tab: ClassVar[str] = "Parameters > Basic"
+    title: ClassVar[str] = "Images"
+
+    max_resolution: Resolution = setting(
+        "512,512",
+        "Max resolution",
+        "width,height that pictures are trained at: 512,512 for SD 1.5. Larger shows more detail and takes more memory and time.",
+    )
+    enable_bucket: bool = setting(
+        True, "Enable buckets", "Keep each picture's shape by grouping similar shapes. Off: everything is cropped to Max resolution."
+    )
+    min_bucket_reso: int = setting(
+        256, "Minimum bucket resolution", "The shortest side a bucket may have.", ge=64, soft_max=4096, step=64,
+        when={"enable_bucket": True},
+    )  # fmt: skip
+    max_bucket_reso: int = setting(
+        2048, "Maximum bucket resolution", "The longest side a bucket may have.", ge=64, soft_max=4096, step=64,
+        when={"enable_bucket": True},
+    )  # fmt: skip
+    cache_latents: bool = setting(
+        True, "Cache latents", "Encode each picture once instead of at every step: faster, less memory. Only flipping stays possible."
+    )
+    cache_latents_to_disk: bool = setting(
+        False, "Cache latents to disk", "Keep the encoded pictures for the next run. A changed picture is encoded anew."
+    )
+
+    @property
+    def resolution(self) -> tuple[int, int]:
+        """(width, height) in pixels."""
+        return read_resolution(self.max_resolution)
+
+
+class Augmentation(Section):
+    """Changes made to pictures while training, so that few pictures go further."""
+
+    tab: ClassVar[str] = "Parameters > Advanced"
+    title: ClassVar[str] = "Images"
+
+    color_aug: bool = setting(
+        False, "Color augmentation", "Vary hue and brightness a little each time. Needs Cache latents switched off."
+    )
+    flip_aug: bool = setting(
+        False, "Flip augmentation", "Show each picture mirrored half of the time. Not for faces with a parting or for text."
+    )
+    bucket_no_upscale: bool = setting(
+        True, "Don't upscale bucket resolution", "Small pictures are trained at their own size instead of being blown up.",
+        when={"enable_bucket": True},
+    )  # fmt: skip
+    bucket_reso_steps: int = setting(
+        64, "Bucket resolution steps", "Bucket sides are multiples of this. Smaller crops less but makes more, emptier buckets.",
+        ge=8, soft_max=128, step=8, when={"enable_bucket": True},
+    )  # fmt: skip
+
+

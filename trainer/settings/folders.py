@@ -1,0 +1,44 @@
+"""Where pictures come from and where results go."""
+
+from typing import ClassVar
+
+from trainer.declare import Section, setting
+
+
+class Folders(Section):
+    """Where your pictures are, and where the finished LoRA goes."""
+
+    tab: ClassVar[str] = "Folders"
+    title: ClassVar[str] = "Folders"
+
+    train_data_dir: str = setting(
+        "",
+        "Image folder",
+        "The folder that contains folders named like 10_cat: 10 = how often each picture is shown per epoch, "
+        "cat = the caption of pictures that have none.",
+        kind="folder",
+    )
+    output_dir: str = setting("", "Output folder", "The finished LoRA is written here.", kind="folder")
+    reg_data_dir: str = setting(
+        "",
+        "Regularisation folder",
+        "Optional. Pictures of ordinary things of the same kind, in folders like 1_cat, so that the model does not forget them. "
+        "They double the steps.",
+        kind="folder",
+    )
+    logging_dir: str = setting(
+        "", "Logging folder", "Optional. TensorBoard logs are written here; empty: into the run's own folder.", kind="folder"
+    )
+    output_name: str = setting(
+        "last", "Model output name", "The name of the file, without its ending. A version at the end helps: mycat-v1."
+    )
+    overwrite_output: bool = setting(
+        False,
+        "Replace files of this name",
+        "Off: a run does not start when the output folder already holds a file of this name.",
+    )
+    training_comment: str = setting(
+        "",
+        "Training comment",
+        "Kept in the file; web UIs show it behind the info button. A good place for the trigger words.",
+    )

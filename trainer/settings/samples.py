@@ -1,0 +1,24 @@
+"""Pictures made while training, to see it learn."""
+
+from typing import ClassVar
+
+from trainer.declare import Section, setting
+from trainer.samplers import SAMPLERS
+
+
+class Samples(Section):
+    """Pictures made while training, to see it learn."""
+
+    tab: ClassVar[str] = "Parameters > Samples"
+    title: ClassVar[str] = "Samples"
+
+    sample_every_n_steps: int = setting(0, "Sample every n steps", "0 = not by steps.", ge=0, soft_max=1000)
+    sample_every_n_epochs: int = setting(0, "Sample every n epochs", "Wins over Sample every n steps. 0 = not by epochs.", ge=0, soft_max=100)
+    sample_at_first: bool = setting(False, "Sample at first", "Also before the first step, to compare with.")
+    sample_sampler: str = setting("euler_a", "Sampler", "How sample pictures are drawn.", choices=SAMPLERS)
+    sample_prompts: str = setting(
+        "",
+        "Sample prompts",
+        "One picture a line. --n what not to show, --w width, --h height, --d seed, --l guidance, --s steps. Lines that begin with # rest.",
+        kind="lines",
+    )

@@ -1,0 +1,1 @@
+"""Other jobs on LoRA and model files, a file each."""
