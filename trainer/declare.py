@@ -10,6 +10,7 @@ A *section* is a class whose annotated fields are settings::
 Sections are flat and frozen pydantic models; several of them are combined by inheritance (`trainer.settings.Settings`).
 """
 
+import inspect
 import math
 import re
 from collections.abc import Iterable, Mapping
@@ -109,8 +110,10 @@ class Setting:
     @property
     def bounds(self) -> str:
         """The allowed range in words, "" when there is none."""
-        low = f"at least {self.ge:g}" if self.ge is not None else f"more than {self.gt:g}" if self.gt is not None else ""
-        high = f"at most {self.le:g}" if self.le is not None else f"less than {self.lt:g}" if self.lt is not None else ""
+        low = f"at least {self.ge:g}" if self.ge is not None else ""
+        high = f"at most {self.le:g}" if self.le is not None else ""
+        low = f"more than {self.gt:g}" if self.gt is not None else low
+        high = f"less than {self.lt:g}" if self.lt is not None else high
         return " and ".join(filter(None, (low, high)))
 
 
@@ -133,6 +136,11 @@ class Section(BaseModel):
         """A validated copy with `values` in place of the present ones."""
         return type(self)(**{**self.model_dump(), **values})
 
+    def public(self) -> dict[str, Any]:
+        """The values as JSON keeps them, without secrets."""
+        secrets = {item.name for item in settings_of(type(self)) if item.about.secret}
+        return {key: value for key, value in self.model_dump().items() if key not in secrets}
+
 
 @cache
 def settings_of(section: type[Section]) -> tuple[Setting, ...]:
@@ -140,7 +148,7 @@ def settings_of(section: type[Section]) -> tuple[Setting, ...]:
     found = []
     for base in section.__mro__:
         if issubclass(base, Section):
-            for name in base.__dict__.get("__annotations__", {}):
+            for name in inspect.get_annotations(base):
                 field = base.model_fields.get(name)
                 if field is not None and isinstance(field.json_schema_extra, dict):
                     found.append(_read(name, base, field))
@@ -155,9 +163,8 @@ def by_name(section: type[Section]) -> dict[str, Setting]:
 
 def _read(name: str, section: type[Section], field: FieldInfo) -> Setting:
     kind, optional = _plain_type(field.annotation)
-    limits = {
-        limit: getattr(item, limit) for item in field.metadata for limit in ("ge", "gt", "le", "lt") if hasattr(item, limit)
-    }
+    names = ("ge", "gt", "le", "lt")
+    limits = {name: getattr(item, name) for item in field.metadata for name in names if hasattr(item, name)}
     assert isinstance(field.json_schema_extra, dict)
     about: Any = field.json_schema_extra["about"]
     return Setting(name, section, kind, optional, field.default, about, **limits)
@@ -198,7 +205,8 @@ def _text(item: Setting, value: Any) -> Any:
     if allowed is not None and not item.about.custom and text not in allowed:
         match = [choice for choice in allowed if choice.lower() == text.strip().lower()]
         if not match:
-            raise ValueError(f"{_shown(text)} is not one of {', '.join(repr(c) if not c else c for c in allowed)}{nearest(text, allowed)}")
+            names = ", ".join(choice or "(empty)" for choice in allowed)
+            raise ValueError(f"{_shown(text)} is not one of {names}{nearest(text, allowed)}")
         return match[0]
     return text
 
@@ -265,7 +273,8 @@ def validate(section: type[S], values: Mapping[str, Any]) -> tuple[S, list[Probl
     """
     known = by_name(section)
     good = {key: value for key, value in values.items() if key in known}
-    problems = [Problem(key, key, f"there is no such setting{nearest(key, known)}") for key in values if key not in known]
+    unknown = [key for key in values if key not in known]
+    problems = [Problem(key, key, f"there is no such setting{nearest(key, known)}") for key in unknown]
     try:
         return section(**good), problems
     except ValidationError as error:

@@ -36,7 +36,7 @@ class Started(Event):
 
 @dataclass(frozen=True, kw_only=True)
 class Phase(Event):
-    """What the run does now ("loading model", "caching latents", "training", "sampling", "saving") and how far it is."""
+    """What the run does now ("loading model", "caching latents", "training", "sampling" …) and how far it is."""
 
     kind = "phase"
     name: str

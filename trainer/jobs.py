@@ -32,6 +32,10 @@ class Job:
         """What would go wrong, found before starting. Cheap: no torch, nothing written."""
         return iter(())
 
+    def notes(self, settings: Any) -> Iterator[Problem]:
+        """What a person should know before starting, though it does not stop the run."""
+        return iter(())
+
     def plan(self, settings: Any) -> Mapping[str, Any]:
         """What will happen, in numbers, for the page and the command line."""
         return {}
