@@ -24,6 +24,11 @@ class Training(Job):
 
         return check(settings)
 
+    def notes(self, settings: Any) -> Iterator[Problem]:
+        from trainer.checks import notes
+
+        return notes(settings)
+
     def plan(self, settings: Any) -> Mapping[str, Any]:
         from trainer.plan import summary
 

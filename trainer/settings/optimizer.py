@@ -52,6 +52,9 @@ class Rates(Section):
     lr_warmup: float = setting(
         10.0, "LR warmup (% of steps)", "The rate rises from zero over this share of the run.", ge=0, le=100, step=1
     )
+    lr_warmup_steps: int = setting(
+        0, "LR warmup steps (override)", "Warm-up in steps instead of a share of the run. 0 = the percentage counts.", ge=0, soft_max=1000, advanced=True
+    )
     lr_scheduler_num_cycles: float = setting(
         1.0, "LR number of cycles", "How many waves the cosine schedules make.", gt=0, soft_max=20,
         when={"lr_scheduler": ("cosine_with_restarts", "cosine_with_min_lr")}, kohya=("lr_num_cycles",),

@@ -1,0 +1,400 @@
+"""What would go wrong, found before starting: each check is a function that yields sentences about a setting.
+
+`check` yields what stops a run; `notes` yields what a person should know. Nothing here loads torch or writes anything.
+"""
+
+import importlib.util
+import math
+import os
+import re
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from trainer.declare import Problem, by_name
+from trainer.settings import Settings
+
+if TYPE_CHECKING:
+    from trainer.data.dataset import Dataset
+
+Check = Callable[[Settings], Iterator[Problem]]
+KNOWN = by_name(Settings)
+
+
+def problem(key: str, message: str, fix: dict[str, Any] | None = None, fix_label: str = "") -> Problem:
+    """A sentence about the setting `key`, under its label."""
+    return Problem(key, KNOWN[key].label, message, fix, fix_label)
+
+
+def check(s: Settings) -> Iterator[Problem]:
+    """Every reason why a run of these settings cannot start."""
+    for find in CHECKS:
+        yield from find(s)
+
+
+def notes(s: Settings) -> Iterator[Problem]:
+    """What does not stop the run but may surprise."""
+    for find in NOTES:
+        yield from find(s)
+
+
+# The model.
+
+
+def model(s: Settings) -> Iterator[Problem]:
+    """Is it there, complete, and of a family that can be trained?"""
+    from trainer.models.identify import identify
+
+    name = s.pretrained_model_name_or_path.strip()
+    if not name:
+        yield problem(
+            "pretrained_model_name_or_path",
+            "choose a model; demo comes with the program.",
+            {"pretrained_model_name_or_path": "demo"},
+            "Use the demo",
+        )
+        return
+    found = identify(name)
+    if found.problem:
+        yield problem("pretrained_model_name_or_path", found.problem)
+
+
+def weights(s: Settings) -> Iterator[Problem]:
+    """An earlier LoRA to go on from."""
+    if s.dim_from_weights and not s.network_weights:
+        yield problem(
+            "dim_from_weights",
+            f"needs a file in {KNOWN['network_weights'].label}.",
+            {"dim_from_weights": False},
+            "Untick it",
+        )
+    if s.network_weights:
+        yield from _file(s.network_weights, "network_weights", (".safetensors", ".ckpt", ".pt"))
+
+
+def _file(path: str, key: str, endings: tuple[str, ...]) -> Iterator[Problem]:
+    file = Path(path).expanduser()
+    if not file.exists():
+        yield problem(key, f"there is no file {path}.")
+    elif not file.is_file() or file.suffix.lower() not in endings:
+        yield problem(key, f"{path} is not a file that ends in {' or '.join(endings)}.")
+
+
+# Folders.
+
+
+def pictures(s: Settings) -> Iterator[Problem]:
+    """Are there pictures where the settings say?"""
+    from trainer.data.dataset import folder_problems
+
+    for key, required in (("train_data_dir", True), ("reg_data_dir", False)):
+        folder = getattr(s, key)
+        if folder or required:
+            yield from folder_problems(folder, key, KNOWN[key].label)
+
+
+def output(s: Settings) -> Iterator[Problem]:
+    """Can the result be written, without overwriting an earlier one unasked?"""
+    name = s.output_name
+    if not name.strip():
+        yield problem("output_name", "give the LoRA a name.", {"output_name": "last"}, "Call it last")
+    elif re.search(r'[<>:"/\\|?*\x00-\x1f]', name) or name.strip(". ") != name or len(name.encode()) > 200:
+        clean = re.sub(r'[<>:"/\\|?*\x00-\x1f]+', "-", name).strip(". ")[:80] or "last"
+        message = (
+            'a file name cannot hold / \\ : * ? " < > |, begin or end with a dot or space, or be longer than 200 bytes.'
+        )
+        yield problem("output_name", message, {"output_name": clean}, f"Call it {clean}")
+    for key in ("output_dir", "logging_dir"):
+        yield from _writable(getattr(s, key), key)
+    if s.output_dir and not s.overwrite_output and not s.resume and name.strip():
+        file = Path(s.output_dir).expanduser() / f"{name}.{s.save_model_as}"
+        if file.exists():
+            free = next_name(file)
+            message = f"{file} exists already. Choose another name, or tick {KNOWN['overwrite_output'].label}."
+            yield problem("output_name", message, {"output_name": free}, f"Call it {free}")
+
+
+def next_name(file: Path) -> str:
+    """The first name like name-2, name-3 … that is free beside `file`; a version such as -v1 counts up."""
+    stem, version = file.stem, re.fullmatch(r"(.*?)([-_]?v?)(\d+)", file.stem)
+    base, number = (f"{version[1]}{version[2]}", int(version[3])) if version else (f"{stem}-", 1)
+    while (file.with_name(f"{base}{number}{file.suffix}")).exists() or f"{base}{number}" == stem or number < 2:
+        number += 1
+    return f"{base}{number}"
+
+
+def _writable(folder: str, key: str) -> Iterator[Problem]:
+    if not folder:
+        return
+    path = Path(folder).expanduser()
+    existing = next((parent for parent in (path, *path.parents) if parent.exists()), Path("."))
+    if not existing.is_dir():
+        yield problem(key, f"{existing} is a file, not a folder.")
+    elif not os.access(existing, os.W_OK | os.X_OK):
+        yield problem(key, f"{existing} cannot be written to; choose another folder or change its permissions.")
+    elif shutil.disk_usage(existing).free < FREE_DISK:
+        yield problem(key, f"the disk of {existing} is full; free at least {FREE_DISK >> 20} MB or choose another one.")
+
+
+FREE_DISK = 256 << 20
+"""Bytes that must be free before a run starts: one LoRA of a usual size, its state and sample pictures."""
+
+
+def resume(s: Settings) -> Iterator[Problem]:
+    """Is the state to go on from there?"""
+    if not s.resume:
+        return
+    folder = Path(s.resume).expanduser()
+    if not folder.is_dir():
+        yield problem("resume", f"there is no folder {s.resume}.", {"resume": ""}, "Start from the beginning")
+    elif not (folder / "train_state.json").is_file():
+        inner = sorted(path.parent for path in folder.glob("*-state/train_state.json"))
+        fix = {"resume": str(inner[-1])} if inner else None
+        label = f"Use {inner[-1].name}" if inner else ""
+        yield problem(
+            "resume",
+            f"{s.resume} is not a state folder; its name ends in -state and it holds train_state.json.",
+            fix,
+            label,
+        )
+
+
+# Values that do not go together.
+
+
+def buckets(s: Settings) -> Iterator[Problem]:
+    """Resolution and bucket limits must fit each other."""
+    width, height = s.resolution
+    if not s.enable_bucket:
+        if width % 8 or height % 8:
+            fixed = f"{width // 8 * 8},{height // 8 * 8}"
+            yield problem(
+                "max_resolution", "width and height must be multiples of 8.", {"max_resolution": fixed}, f"Use {fixed}"
+            )
+        return
+    if s.bucket_reso_steps % 8:
+        step = max(8, round(s.bucket_reso_steps / 8) * 8)
+        yield problem(
+            "bucket_reso_steps",
+            "must be a multiple of 8, the blocks in which pictures are encoded.",
+            {"bucket_reso_steps": step},
+            f"Use {step}",
+        )
+    if s.min_bucket_reso > min(width, height):
+        side = min(width, height)
+        yield problem(
+            "min_bucket_reso", f"{s.min_bucket_reso} is more than the shorter side of the resolution, {side}.",
+            {"min_bucket_reso": max(64, side // 2 // 64 * 64)}, f"Use {max(64, side // 2 // 64 * 64)}",
+        )  # fmt: skip
+    if s.max_bucket_reso < max(width, height):
+        side = max(width, height)
+        yield problem(
+            "max_bucket_reso", f"{s.max_bucket_reso} is less than the longer side of the resolution, {side}.",
+            {"max_bucket_reso": math.ceil(side * 2 / 64) * 64}, f"Use {math.ceil(side * 2 / 64) * 64}",
+        )  # fmt: skip
+
+
+def caches(s: Settings) -> Iterator[Problem]:
+    """What changes the pictures cannot be cached."""
+    if s.color_aug and (s.cache_latents or s.cache_latents_to_disk):
+        off = {"cache_latents": False, "cache_latents_to_disk": False}
+        yield problem(
+            "color_aug",
+            "pictures that change each time cannot be cached; untick Cache latents.",
+            off,
+            "Untick Cache latents",
+        )
+
+
+def rates(s: Settings) -> Iterator[Problem]:
+    """Something must be trained."""
+    unet, text = (s.learning_rate if rate is None else rate for rate in (s.unet_lr, s.text_encoder_lr))
+    if not unet and (not text or s.stop_text_encoder_training == -1):
+        yield problem(
+            "learning_rate",
+            "every rate is 0, so nothing would be trained.",
+            {"learning_rate": 1e-4, "unet_lr": None},
+            "Use 1e-4",
+        )
+
+
+def optimizer(s: Settings) -> Iterator[Problem]:
+    """Is the optimizer installed, and can its arguments be read?"""
+    from trainer.optimizers import OPTIMIZERS, module_of, parse_arguments
+
+    try:
+        parse_arguments(s.optimizer_args)
+    except ValueError as error:
+        yield problem("optimizer_args", str(error))
+    module = module_of(s.optimizer)
+    if importlib.util.find_spec(module) is None:
+        others = [name for name in OPTIMIZERS if importlib.util.find_spec(module_of(name)) is not None]
+        fix = {"optimizer": "AdamW"} if "AdamW" in others else None
+        yield problem(
+            "optimizer", f"{s.optimizer} needs the package {module}, which is not installed here.", fix, "Use AdamW"
+        )
+
+
+def precision(s: Settings) -> Iterator[Problem]:
+    """Can the graphics card calculate this way? (On the processor it is a note: float32 is used.)"""
+    from trainer.hardware import hardware
+
+    machine = hardware()
+    reason = machine.refuses.get(s.mixed_precision)
+    if reason and machine.device != "cpu":
+        other = next(word for word in ("fp16", "bf16", "no") if word not in machine.refuses)
+        yield problem("mixed_precision", f"{reason}; use {other}.", {"mixed_precision": other}, f"Use {other}")
+
+
+CHECKS: tuple[Check, ...] = (
+    model, weights, pictures, output, resume, buckets, caches, rates, optimizer, precision,
+)  # fmt: skip
+
+
+# Notes.
+
+
+def left_out(s: Settings) -> Iterator[Problem]:
+    """Pictures that cannot be read, and other things seen in the folders."""
+    for dataset, key in _datasets(s):
+        if dataset.skipped:
+            names = ", ".join(item.path.name for item in dataset.skipped[:3]) + (
+                " …" if len(dataset.skipped) > 3 else ""
+            )
+            count = f"{len(dataset.skipped)} file{'s' if len(dataset.skipped) > 1 else ''}"
+            yield problem(key, f"{count} will be left out: {names} ({dataset.skipped[0].why}).")
+        for text in dataset.notes[:5]:
+            yield problem(key, text)
+
+
+def _datasets(s: Settings) -> Iterator[tuple["Dataset", str]]:
+    from trainer.data.dataset import scan
+
+    if s.train_data_dir:
+        yield scan(s), "train_data_dir"
+
+
+def on_the_processor(s: Settings) -> Iterator[Problem]:
+    """Mixed precision is for accelerators."""
+    from trainer.hardware import hardware
+
+    if s.mixed_precision != "no" and hardware().device == "cpu":
+        yield problem(
+            "mixed_precision",
+            f"{s.mixed_precision} is for graphics cards; on the processor this run uses no (float32).",
+        )
+
+
+def rates_of_their_own(s: Settings) -> Iterator[Problem]:
+    """Optimizers that find the rate themselves want 1 (Mishchenko & Defazio 2023)."""
+    from trainer.optimizers import finds_its_rate, ignores_rate, parse_arguments
+
+    try:
+        arguments = parse_arguments(s.optimizer_args)
+    except ValueError:
+        return
+    if finds_its_rate(s.optimizer) and s.learning_rate < 0.1:
+        fix = {"learning_rate": 1.0, "unet_lr": None, "text_encoder_lr": None}
+        yield problem(
+            "learning_rate",
+            f"{s.optimizer} finds the rate itself and expects 1 here; {s.learning_rate:g} would train almost nothing.",
+            fix,
+            "Use 1",
+        )
+    elif not finds_its_rate(s.optimizer) and max(s.learning_rate, s.unet_lr or 0) >= 0.1:
+        yield problem(
+            "learning_rate",
+            f"{max(s.learning_rate, s.unet_lr or 0):g} is far too high for {s.optimizer}; 1e-4 is usual.",
+            {"learning_rate": 1e-4},
+            "Use 1e-4",
+        )
+    if ignores_rate(s.optimizer, arguments):
+        yield problem(
+            "optimizer_args",
+            f"{s.optimizer} chooses its own rate; "
+            "add scale_parameter=False relative_step=False warmup_init=False to keep yours.",
+        )
+
+
+def warm_up(s: Settings) -> Iterator[Problem]:
+    """The constant schedule has none."""
+    if s.lr_scheduler == "constant" and (s.lr_warmup or s.lr_warmup_steps):
+        key = "lr_warmup_steps" if s.lr_warmup_steps else "lr_warmup"
+        yield problem(
+            key,
+            "the constant schedule has no warm-up; choose constant_with_warmup to have one.",
+            {"lr_scheduler": "constant_with_warmup"},
+            "Use constant_with_warmup",
+        )
+
+
+def which_length(s: Settings) -> Iterator[Problem]:
+    """Three settings say how long; one wins."""
+    if s.max_train_epochs and s.max_train_steps:
+        yield problem(
+            "max_train_steps",
+            f"has no effect beside {KNOWN['max_train_epochs'].label}.",
+            {"max_train_steps": 0},
+            "Set to 0",
+        )
+    if s.max_train_steps and not s.max_train_epochs and s.epoch > 1:
+        yield problem(
+            "max_train_steps",
+            f"wins over {KNOWN['epoch'].label}: the run ends after {s.max_train_steps} steps.",
+            {"max_train_steps": 0},
+            "Let the epochs decide",
+        )
+
+
+def sampling(s: Settings) -> Iterator[Problem]:
+    """Prompts without a time, or a time without prompts."""
+    times = s.sample_every_n_epochs or s.sample_every_n_steps or s.sample_at_first
+    prompts = any(line.strip() and not line.lstrip().startswith("#") for line in s.sample_prompts.splitlines())
+    if prompts and not times:
+        yield problem(
+            "sample_prompts",
+            "no pictures will be made until Sample every n epochs (or steps) is set.",
+            {"sample_every_n_epochs": 1},
+            "Sample every epoch",
+        )
+    if times and not prompts:
+        key = (
+            "sample_every_n_epochs"
+            if s.sample_every_n_epochs
+            else "sample_every_n_steps"
+            if s.sample_every_n_steps
+            else "sample_at_first"
+        )
+        yield problem(key, f"write a prompt in {KNOWN['sample_prompts'].label}; without one no pictures are made.")
+
+
+def only_the_last(s: Settings) -> Iterator[Problem]:
+    """No saves on the way."""
+    if not s.save_every_n_epochs and not s.save_every_n_steps and s.epoch > 1:
+        yield problem("save_every_n_epochs", "0 means only the last file is kept.")
+
+
+def two_starts(s: Settings) -> Iterator[Problem]:
+    """A state already holds the weights."""
+    if s.resume and s.network_weights:
+        yield problem(
+            "network_weights",
+            f"has no effect beside {KNOWN['resume'].label}: the state holds its own weights.",
+            {"network_weights": ""},
+            "Empty it",
+        )
+
+
+def without_effect(s: Settings) -> Iterator[Problem]:
+    """Ticks that do nothing together with others."""
+    if s.keep_tokens and not s.shuffle_caption:
+        yield problem("keep_tokens", f"has an effect only with {KNOWN['shuffle_caption'].label}.")
+    if s.cache_latents_to_disk and not s.cache_latents:
+        yield problem("cache_latents_to_disk", "also keeps them in memory while training.")
+
+
+NOTES: tuple[Check, ...] = (
+    left_out, on_the_processor, rates_of_their_own, warm_up, which_length, sampling, only_the_last, two_starts,
+    without_effect,
+)  # fmt: skip
