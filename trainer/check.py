@@ -1,4 +1,4 @@
-"""`check FILE [--set key=value …]`: what a settings file means, as one JSON object, without starting or writing anything.
+"""`check FILE [--set key=value …]`: what a settings file means, as one JSON object; starts and writes nothing.
 
 Exit code 0 when it could be trained, 1 when there are problems, 2 when the file cannot be read.
 """

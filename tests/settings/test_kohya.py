@@ -1,0 +1,172 @@
+"""Files of the Kohya GUI: every awkward shape is read, and everything done to it is said."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from trainer.declare import by_name, validate
+from trainer.settings import Settings
+from trainer.settings.kohya import Unreadable, load, read
+
+
+@pytest.mark.parametrize(
+    ("key", "written", "meant"),
+    [
+        ("seed", "", None), ("seed", 0, None), ("seed", "1234", 1234),
+        ("max_train_epochs", "", 0), ("learning_rate", "5e-05", 5e-5), ("keep_tokens", "0", 0), ("epoch", "1.0", 1),
+        ("gradient_accumulation_steps", 1.0, 1), ("text_encoder_lr", [1e-4, 1e-5], 1e-4), ("network_dim", "32", 32),
+        ("network_dim", 100000, 100000), ("caption_extension", ".txt2", ".txt2"), ("max_token_length", "225", 225),
+        ("lr_scheduler_num_cycles", "", 1), ("enable_bucket", "false", False), ("max_resolution", "512x650", "512,650"),
+        ("network_alpha", 0, 1.0), ("bucket_reso_steps", 1, 8), ("save_model_as", "same as source model", "safetensors"),
+        ("LoRA_type", "LoCon", "Kohya LoCon"), ("prior_loss_weight", 0, 0.0), ("max_grad_norm", 0, 0.0),
+    ],
+)  # fmt: skip
+def test_value_shapes(key: str, written: Any, meant: Any) -> None:
+    report = read({key: written})
+    assert not report.problems
+    assert report.values[key] == meant
+    assert getattr(report.settings, key) == meant
+
+
+@pytest.mark.parametrize(
+    ("old", "key", "value"),
+    [
+        ("lora_network_weights", "network_weights", "old.safetensors"),
+        ("stop_text_encoder_training_pct", "stop_text_encoder_training", 20),
+    ],
+)
+def test_renamed_keys(old: str, key: str, value: Any) -> None:
+    report = read({old: value})
+    assert report.values == {key: value}
+    assert [change.key for change in report.changed] == [key]
+    assert old in report.changed[0].why
+
+
+def test_flags_of_additional_parameters_move_to_their_fields() -> None:
+    report = read({"additional_parameters": "--network_train_unet_only --max_grad_norm=0 --log_prefix=xl-loha"})
+    assert report.values == {"text_encoder_lr": 0.0, "max_grad_norm": 0.0}
+    assert [item.key for item in report.ignored] == ["additional_parameters --log_prefix"]
+
+
+def test_multires_noise_switches_the_offset_off() -> None:
+    assert read({"noise_offset_type": "Multires", "noise_offset": 0.05}).values["noise_offset"] == 0
+    assert read({"noise_offset_type": "Original", "noise_offset": 0.05}).values["noise_offset"] == 0.05
+
+
+def test_two_zero_rates_mean_train_both() -> None:
+    assert read({"text_encoder_lr": 0, "unet_lr": "0.0"}).values == {"text_encoder_lr": None, "unet_lr": None}
+    assert read({"text_encoder_lr": 0, "unet_lr": 1e-4}).values == {"text_encoder_lr": 0.0, "unet_lr": 1e-4}
+
+
+@pytest.mark.parametrize(
+    ("raw", "words"),
+    [
+        ({"sdxl": True, "LoRA_type": "Standard"}, "SDXL"),
+        ({"flux1_checkbox": True, "LoRA_type": "Flux1"}, "Flux.1"),
+        ({"token_string": "x", "num_vectors_per_token": 4}, "Textual Inversion"),
+        ({"train_dir": "x", "image_folder": "y"}, "Finetuning"),
+        ({"LoRA_type": "LyCORIS/LoKr"}, "LyCORIS/LoKr"),
+        ({"learning_rate": "1e-4, 1e-5"}, "Learning rate"),
+    ],
+)
+def test_files_for_something_else_are_named(raw: dict[str, Any], words: str) -> None:
+    assert any(words in str(item) for item in read(raw).problems)
+
+
+def test_every_key_is_accounted_for() -> None:
+    raw = {
+        "LoRA_type": "Standard",
+        "epoch": 3,
+        "xformers": True,
+        "save_as_bool": False,
+        "unit": 1,
+        "colour": "red",
+        "clip_skip": "x",
+    }
+    report = read(raw)
+    named = {
+        *report.loaded,
+        *(c.key for c in report.changed),
+        *(i.key for i in report.ignored),
+        *(p.key for p in report.problems),
+    }
+    assert named == set(raw)
+    assert all(item.why for item in report.ignored)
+
+
+def test_loading_starts_from_the_defaults() -> None:
+    assert read({"epoch": 3}).settings == Settings(epoch=3)
+
+
+def test_saved_settings_load_as_they_were(tmp_path: Path) -> None:
+    before = Settings(
+        epoch=7,
+        learning_rate=3e-4,
+        text_encoder_lr=None,
+        seed=None,
+        sample_prompts="a\nb --w 64",
+        LoRA_type="Kohya LoCon",
+    )
+    file = tmp_path / "umlaut ä '.json"
+    file.write_text(json.dumps(before.public()), encoding="utf-8")
+    report = load(file)
+    assert report.settings == before
+    assert not report.problems
+    assert not report.ignored
+
+
+def test_sd_scripts_toml(tmp_path: Path) -> None:
+    file = tmp_path / "config.toml"
+    file.write_text(
+        'resolution = "768,512"\noptimizer_type = "AdamW"\nnetwork_module = "networks.lora"\nnetwork_dim = 16\n'
+        'network_args = ["conv_dim=4", "conv_alpha=2"]\noptimizer_args = ["weight_decay=0.1", "betas=0.9,0.99"]\n',
+        encoding="utf-8",
+    )
+    found = load(file).settings
+    assert (found.max_resolution, found.optimizer, found.LoRA_type) == ("768,512", "AdamW", "Kohya LoCon")
+    assert (found.network_dim, found.conv_dim, found.conv_alpha) == (16, 4, 2)
+    assert found.optimizer_args == "weight_decay=0.1 betas=0.9,0.99"
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (b"{", "not valid JSON"),
+        (b"", "not valid JSON"),
+        (b"[1]", "holds a list"),
+        (b"\xff\xfe\x00\x89PNG", "not a text file"),
+        (b"[" * 10**5, "JSON"),
+    ],
+)
+def test_files_that_are_no_settings(tmp_path: Path, content: bytes, words: str) -> None:
+    file = tmp_path / "x.json"
+    file.write_bytes(content)
+    with pytest.raises(Unreadable, match=words):
+        load(file)
+    with pytest.raises(Unreadable, match="no file"):
+        load(tmp_path / "none.json")
+    with pytest.raises(Unreadable, match="folder"):
+        load(tmp_path)
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=20),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3),
+    max_leaves=6,
+)
+KEYS = st.sampled_from(
+    [*by_name(Settings), "sdxl", "xformers", "additional_parameters", "network_module", "network_args", "use_8bit_adam"]
+)
+
+
+@settings(max_examples=300)
+@given(st.dictionaries(KEYS | st.text(max_size=12), JSON, max_size=6))
+def test_no_object_whatever_makes_the_loader_raise(raw: dict[str, Any]) -> None:
+    report = read(raw)
+    again, problems = validate(Settings, report.values)
+    assert not problems
+    assert again == report.settings
