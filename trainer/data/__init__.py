@@ -1,1 +1,1 @@
-"""Pictures and captions on their way into the model. `dataset` describes them without torch; `latents` and `loader` use it."""
+"""Pictures and captions on their way into the model. Only `latents` and `loader` need torch."""

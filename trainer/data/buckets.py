@@ -1,0 +1,176 @@
+"""Which size each picture is trained at, and which pictures form a batch. Numbers in, numbers out.
+
+All pictures of a batch have one size. With buckets, pictures of similar shape share one; a picture is scaled until it
+covers its bucket and what stands over is cut off evenly.
+"""
+
+import math
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cache
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from trainer.declare import Problem, by_name
+from trainer.settings import Settings
+
+if TYPE_CHECKING:
+    from trainer.data.dataset import Dataset
+
+Size = tuple[int, int]
+"""(width, height) in pixels."""
+
+CELL = 8
+"""Pixels per latent along each side: the VAE halves three times, so a bucket's sides are multiples of this."""
+
+
+@dataclass(frozen=True)
+class Placement:
+    """How a picture gets into its bucket: scaled to `resized`, then `bucket` is cut out at `crop` = (left, top)."""
+
+    bucket: Size
+    resized: Size
+    crop: tuple[int, int]
+
+
+@cache
+def bucket_resolutions(max_reso: Size, min_reso: int, max_reso_side: int, step: int) -> tuple[Size, ...]:
+    """Every bucket, sorted: sides in multiples of `step`, between the two limits, of at most the area of `max_reso`.
+
+    The limits are widened to multiples of `step`. There is always at least one bucket.
+    """
+    area = max_reso[0] * max_reso[1]
+    shortest, longest = max(_floor(min_reso, step), step), -(-max_reso_side // step) * step
+    square = max(_floor(math.isqrt(area), step), step)
+    found = {(square, square)}
+    for width in range(shortest, longest + 1, step):
+        height = min(longest, _floor(area // width, step))
+        if height >= shortest:
+            found |= {(width, height), (height, width)}
+    return tuple(sorted(found))
+
+
+def place(size: Size, settings: Settings) -> Placement:
+    """The placement of a picture of this size under these settings."""
+    if not settings.enable_bucket:
+        width, height = settings.resolution
+        fixed = (_floor(width, CELL), _floor(height, CELL))
+        return _centred(fixed, _cover(size, fixed))
+    step = max(_floor(settings.bucket_reso_steps, CELL), CELL)
+    if settings.bucket_no_upscale:
+        resized = _shrunk(size, settings.resolution[0] * settings.resolution[1], step)
+        return _centred((_floor(resized[0], step), _floor(resized[1], step)), resized)
+    buckets = bucket_resolutions(settings.resolution, settings.min_bucket_reso, settings.max_bucket_reso, step)
+    bucket = _nearest(size, buckets)
+    return _centred(bucket, _cover(size, bucket))
+
+
+def _nearest(size: Size, buckets: Sequence[Size]) -> Size:
+    """The bucket whose width / height is nearest to the picture's; the first of equals."""
+    if size in buckets:
+        return size
+    ratio = size[0] / size[1]
+    return min(buckets, key=lambda bucket: abs(bucket[0] / bucket[1] - ratio))
+
+
+def _cover(size: Size, bucket: Size) -> Size:
+    """The size of the picture when scaled so that it just covers the bucket."""
+    (width, height), (across, down) = size, bucket
+    scale = down / height if width / height > across / down else across / width
+    return max(int(width * scale + 0.5), across), max(int(height * scale + 0.5), down)
+
+
+def _shrunk(size: Size, area: int, step: int) -> Size:
+    """The size of a picture that is never enlarged: its own, or the largest of its shape that `area` allows.
+
+    Only a picture thinner than one step has to grow, until it is one step thin.
+    """
+    width, height = size
+    ratio = width / height
+    if width * height > area:
+        across = math.sqrt(area * ratio)
+        by_width = _floor(int(across + 0.5), step)
+        by_height = _floor(int(area / across + 0.5), step)
+        if _miss(by_width, _floor(int(by_width / ratio + 0.5), step), ratio) < _miss(
+            _floor(int(by_height * ratio + 0.5), step), by_height, ratio
+        ):
+            width, height = by_width, int(by_width / ratio + 0.5)
+        else:
+            width, height = int(by_height * ratio + 0.5), by_height
+    if min(width, height) < step:
+        return (step, int(step / ratio + 0.5)) if ratio < 1 else (int(step * ratio + 0.5), step)
+    return width, height
+
+
+def _miss(width: int, height: int, ratio: float) -> float:
+    return abs(width / height - ratio) if height else math.inf
+
+
+def _centred(bucket: Size, resized: Size) -> Placement:
+    return Placement(bucket, resized, ((resized[0] - bucket[0]) // 2, (resized[1] - bucket[1]) // 2))
+
+
+def _floor(number: int, step: int) -> int:
+    return number // step * step
+
+
+def bucket_counts(dataset: "Dataset", settings: Settings) -> dict[Size, int]:
+    """Pictures shown per epoch (repeats counted, regularisation balanced), by bucket, smallest bucket first."""
+    counts: Counter[Size] = Counter()
+    for picture, repeats in dataset.repeated():
+        counts[place(picture.size, settings).bucket] += repeats
+    return dict(sorted(counts.items()))
+
+
+def batch_count(counts: dict[Size, int], batch_size: int) -> int:
+    """Batches per epoch: each bucket's last one may be short, none is dropped."""
+    return sum(-(-count // batch_size) for count in counts.values())
+
+
+def batches_in_order(buckets: Sequence[Size], batch_size: int, seed: int, epoch: int) -> Iterator[list[int]]:
+    """The batches of an epoch as lists of positions in `buckets` (the bucket of each entry).
+
+    Pictures change their places within the bucket, and batches theirs among all, by a generator made of
+    (seed, epoch) alone: any epoch can be gone through again without those before it.
+    """
+    members: dict[Size, list[int]] = {}
+    for position, bucket in enumerate(buckets):
+        members.setdefault(bucket, []).append(position)
+    rng = np.random.default_rng([seed, epoch])
+    batches: list[list[int]] = []
+    for bucket in sorted(members):
+        order = rng.permutation(members[bucket]).tolist()
+        batches += [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
+    return iter([batches[number] for number in rng.permutation(len(batches))])
+
+
+def bucket_problems(settings: Settings) -> Iterator[Problem]:
+    """Sizes that do not go together, each with a value that would."""
+
+    def problem(key: str, message: str, value: int | str) -> Problem:
+        return Problem(key, by_name(Settings)[key].label, message, {key: value}, f"Use {value}")
+
+    width, height = settings.resolution
+    if not settings.enable_bucket:
+        if width % CELL or height % CELL:
+            yield problem("max_resolution", f"width and height must be multiples of {CELL} when buckets are off; "
+                          f"{width},{height} are not.", f"{_floor(width, CELL)},{_floor(height, CELL)}")  # fmt: skip
+        return
+    step = settings.bucket_reso_steps
+    if step % CELL:
+        yield problem(
+            "bucket_reso_steps", f"must be a multiple of {CELL}; {step} is not.", max(_floor(step, CELL), CELL)
+        )
+    if step > min(width, height):
+        yield problem("bucket_reso_steps", f"{step} is more than Max resolution ({width},{height}) has room for.",
+                      max(_floor(min(width, height, 64), CELL), CELL))  # fmt: skip
+    if settings.bucket_no_upscale:
+        return
+    if settings.min_bucket_reso > min(width, height):
+        yield problem("min_bucket_reso", f"{settings.min_bucket_reso} is more than the shorter side of Max resolution "
+                      f"({width},{height}).", max(min(width, height) // 2 // 64 * 64, 64))  # fmt: skip
+    if settings.max_bucket_reso < max(width, height):
+        yield problem("max_bucket_reso", f"{settings.max_bucket_reso} is less than the longer side of Max resolution "
+                      f"({width},{height}).", max(width, height) * 2)  # fmt: skip

@@ -1,0 +1,305 @@
+"""The pictures of a run with their captions and repeats, as the folders say; what is left out, and why.
+
+`scan` looks at names, headers and captions only and remembers what it saw, so the page can ask at every keystroke.
+`verify` decodes every picture once before training starts.
+"""
+
+import os
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
+
+from trainer.data.captions import first_line, read_caption
+from trainer.data.folders import NamedFolder, as_folder, folder_problems, listing, named_folders, some_names
+from trainer.data.images import Header, Unreadable, check_pixels, header
+from trainer.settings import Settings
+
+if TYPE_CHECKING:
+    from trainer.report import Reporter
+
+__all__ = ["Dataset", "Picture", "Skipped", "Subset", "folder_problems", "scan", "verify"]
+
+CAPTION_ENDINGS = (".txt", ".caption", ".cap")
+"""Where captions stand when they do not stand where the settings say."""
+
+A = TypeVar("A")
+B = TypeVar("B")
+
+
+@dataclass(frozen=True)
+class Picture:
+    """One picture file; `size` is (width, height) when upright, `subset` the name of its folder, such as "10_cat"."""
+
+    path: Path
+    size: tuple[int, int]
+    caption: str
+    caption_path: Path | None
+    subset: str
+    repeats: int
+    is_reg: bool
+
+
+@dataclass(frozen=True)
+class Subset:
+    """The pictures of one folder `N_name`."""
+
+    folder: Path
+    name: str
+    repeats: int
+    is_reg: bool
+    pictures: tuple[Picture, ...]
+
+
+@dataclass(frozen=True)
+class Skipped:
+    """A file that is left out; `why` goes on from its name: "is empty (0 bytes)"."""
+
+    path: Path
+    why: str
+
+    def __str__(self) -> str:
+        return f"{self.path} {self.why}"
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """Everything that is trained on. `notes` are sentences on what a person may not expect."""
+
+    subsets: tuple[Subset, ...] = ()
+    skipped: tuple[Skipped, ...] = ()
+    notes: tuple[str, ...] = ()
+
+    @property
+    def pictures(self) -> tuple[Picture, ...]:
+        """The training pictures, each once."""
+        return tuple(picture for subset in self.subsets if not subset.is_reg for picture in subset.pictures)
+
+    @property
+    def reg_pictures(self) -> tuple[Picture, ...]:
+        """The regularisation pictures, each once, used or not."""
+        return tuple(picture for subset in self.subsets if subset.is_reg for picture in subset.pictures)
+
+    def repeated(self) -> list[tuple[Picture, int]]:
+        """Each picture that is shown, and how often per epoch: training pictures, then balanced regularisation ones."""
+        shown = [(picture, picture.repeats) for picture in self.pictures]
+        return shown + balance(self.reg_pictures, sum(repeats for _, repeats in shown))
+
+    def entries(self) -> list[Picture]:
+        """All that is shown in one epoch, a picture as often as it is shown."""
+        return [picture for picture, repeats in self.repeated() for _ in range(repeats)]
+
+    def without(self, broken: Sequence[Skipped]) -> "Dataset":
+        """The same with the `broken` files left out."""
+        gone = {item.path for item in broken}
+        subsets = tuple(
+            replace(subset, pictures=tuple(picture for picture in subset.pictures if picture.path not in gone))
+            for subset in self.subsets
+        )
+        return replace(self, subsets=subsets, skipped=(*self.skipped, *broken))
+
+
+def balance(pictures: Sequence[Picture], wanted: int) -> list[tuple[Picture, int]]:
+    """Regularisation pictures so that as many are shown as training pictures (`wanted`, with repeats).
+
+    They are taken in order with their own repeats until there are enough; if all are too few, each in turn is shown
+    once more. The last one taken keeps its repeats even if that is more than needed.
+    """
+    shown: list[tuple[Picture, int]] = []
+    count = 0
+    for picture in pictures:
+        if count >= wanted:
+            break
+        shown.append((picture, picture.repeats))
+        count += picture.repeats
+    if shown and count < wanted:
+        each, first = divmod(wanted - count, len(shown))
+        shown = [(picture, repeats + each + (place < first)) for place, (picture, repeats) in enumerate(shown)]
+    return shown
+
+
+def scan(settings: Settings, report: "Reporter | None" = None) -> Dataset:
+    """The data set as it stands in the folders now. Bad pictures never raise; a missing folder is an empty one."""
+    subsets: list[Subset] = []
+    skipped: list[Skipped] = []
+    notes: list[str] = []
+    for text, is_reg in ((settings.train_data_dir, False), (settings.reg_data_dir, True)):
+        if not text.strip():
+            continue
+        try:
+            named, unused = named_folders(as_folder(text))
+        except (OSError, ValueError):
+            continue  # `folder_problems` says it on the field
+        notes += unused
+        for folder in named:
+            subset, left_out, remarks = _read(folder, is_reg, settings.caption_extension, report)
+            subsets.append(subset)
+            skipped += left_out
+            notes += [f"{folder.path.name}: {remark}" for remark in remarks]
+    dataset = Dataset(tuple(subsets), tuple(skipped), tuple(notes))
+    return replace(dataset, notes=(*notes, *_on_balance(dataset)))
+
+
+def _on_balance(dataset: Dataset) -> list[str]:
+    used = len(dataset.repeated()) - len(dataset.pictures)
+    unused = len(dataset.reg_pictures) - used
+    if unused <= 0 or not dataset.pictures:
+        return []
+    return [
+        f"{unused} of {used + unused} regularisation pictures are not used: "
+        "only as many are shown as training pictures with their repeats."
+    ]
+
+
+def _read(
+    folder: NamedFolder, is_reg: bool, caption_extension: str, report: "Reporter | None"
+) -> tuple[Subset, list[Skipped], list[str]]:
+    name = folder.path.name
+    try:
+        inside = listing(folder.path)
+    except OSError as error:
+        return (
+            Subset(folder.path, name, folder.repeats, is_reg, ()),
+            [Skipped(folder.path, f"cannot be read ({error.strerror})")],
+            [],
+        )
+    skipped, notes, usable = [], [], []
+    headers = in_threads(_header, inside.pictures, report, f"looking at {name}")
+    for path, head in zip(inside.pictures, headers, strict=True):
+        if head.why:
+            skipped.append(Skipped(path, head.why))
+        else:
+            usable.append((path, head.size))
+        if head.note:
+            notes.append(f"{path.name} {head.note}.")
+    captions = _Captions(folder, inside.files, caption_extension)
+    pictures = tuple(
+        Picture(path, size, *captions.of(path), subset=name, repeats=folder.repeats, is_reg=is_reg)
+        for path, size in usable
+    )
+    notes += captions.notes(len(pictures))
+    for below in inside.folders:
+        deeper = _pictures_below(below)
+        if deeper:
+            notes.append(f"{deeper} picture(s) in its sub-folder {below.name} are not used; move them up to use them.")
+    return Subset(folder.path, name, folder.repeats, is_reg, pictures), skipped, notes
+
+
+def _header(path: Path) -> Header:
+    try:
+        path.name.encode("utf-8")
+        return header(path)
+    except UnicodeEncodeError:
+        return Header(why="has a name that is not valid UTF-8; rename it")
+    except OSError as error:
+        return Header(why=f"cannot be read ({error.strerror or error})")
+
+
+def _pictures_below(folder: Path) -> int:
+    try:
+        return len(listing(folder).pictures)
+    except OSError:
+        return 0
+
+
+class _Captions:
+    """Finds the captions of one folder's pictures, and remembers what was odd."""
+
+    def __init__(self, folder: NamedFolder, files: Iterable[str], extension: str) -> None:
+        self.folder = folder
+        self.extension = "." + extension.strip().lstrip(".")
+        self.files = {name.lower(): name for name in files} | {name: name for name in files}
+        self.missing: list[Path] = []
+        self.empty: list[Path] = []
+        self.longer: list[Path] = []
+        self.unread: list[tuple[Path, str]] = []
+        self.guessed: dict[str, list[Path]] = {}
+        self.elsewhere: dict[str, int] = {}
+
+    def of(self, picture: Path) -> tuple[str, Path | None]:
+        """(caption, its file), the folder's concept and None where there is no file to read."""
+        path = self._file(picture, self.extension)
+        if path is None:
+            self.missing.append(picture)
+            for ending in CAPTION_ENDINGS:
+                if self._file(picture, ending):
+                    self.elsewhere[ending] = self.elsewhere.get(ending, 0) + 1
+            return self.folder.concept, None
+        try:
+            read = read_caption(path)
+        except OSError as error:
+            self.unread.append((path, f"cannot be read ({error.strerror or error})"))
+            return self.folder.concept, None
+        if read.why:
+            self.unread.append((path, read.why))
+            return self.folder.concept, None
+        if read.encoding:
+            self.guessed.setdefault(read.encoding, []).append(path)
+        caption = first_line(read.text)
+        if not caption:
+            self.empty.append(path)
+        elif caption != read.text:
+            self.longer.append(path)
+        return caption, path
+
+    def _file(self, picture: Path, ending: str) -> Path | None:
+        wanted = picture.stem + ending
+        name = self.files.get(wanted) or self.files.get(wanted.lower())
+        return None if name is None else self.folder.path / name
+
+    def notes(self, pictures: int) -> list[str]:
+        """What was odd, in sentences that name the files."""
+        notes = []
+        if self.missing:
+            given = f"the caption “{self.folder.concept}” from its name" if self.folder.concept else "no caption"
+            notes.append(f"{len(self.missing)} of {pictures} picture(s) have no {self.extension} file and get {given}.")
+            notes += [
+                f"{count} of them have a {ending} file, but Caption extension is {self.extension}."
+                for ending, count in self.elsewhere.items()
+            ]
+        if self.empty:
+            notes.append(f"{some_names(self.empty)}: empty, so trained without words.")
+        if self.longer:
+            notes.append(f"{some_names(self.longer)}: only the first line is used.")
+        notes += [f"{path.name} {why}; the folder's name is used." for path, why in self.unread]
+        notes += [
+            f"{some_names(paths)}: not in UTF-8, read as {encoding}; save as UTF-8 if letters are wrong."
+            for encoding, paths in self.guessed.items()
+        ]
+        return notes
+
+
+def verify(dataset: Dataset, report: "Reporter") -> Dataset:
+    """Decode every picture, leave out the broken ones, and report everything that was left out or is odd, once."""
+    pictures = [*dataset.pictures, *dataset.reg_pictures]
+    results = in_threads(_verdict, [picture.path for picture in pictures], report, "checking pictures")
+    broken = [Skipped(picture.path, why) for picture, why in zip(pictures, results, strict=True) if why]
+    checked = dataset.without(broken)
+    for note in checked.notes:
+        report.note(note)
+    for item in checked.skipped:
+        report.note(f"Left out: {item}.", level="warning", key="train_data_dir")
+    if checked.skipped:
+        total = len(checked.pictures) + len(checked.reg_pictures) + len(checked.skipped)
+        report.note(f"{len(checked.skipped)} of {total} pictures are left out.", level="warning", key="train_data_dir")
+    return checked
+
+
+def _verdict(path: Path) -> str:
+    try:
+        check_pixels(path)
+    except Unreadable as error:
+        return str(error)
+    return ""
+
+
+def in_threads(
+    work: Callable[[A], B], items: Sequence[A], report: "Reporter | None" = None, phase: str = ""
+) -> list[B]:
+    """`work` on every item, several at a time, results in order; a reporter is told how far it is."""
+    if len(items) < 4 and report is None:
+        return [work(item) for item in items]
+    with ThreadPoolExecutor(min(8, (os.cpu_count() or 1) + 2)) as threads:
+        results = threads.map(work, items)
+        return list(results if report is None else report.track(results, phase, total=len(items)))
