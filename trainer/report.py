@@ -144,6 +144,11 @@ class Reporter:
         self._look()
         return self._stop
 
+    @property
+    def stop_requested(self) -> bool:
+        """As `stopping`, without looking for a new command."""
+        return self._stop
+
     def stop(self) -> None:
         """Ask this run to stop, as the command does. Safe in a signal handler: nothing is locked or written here."""
         if not self._stop:

@@ -3,7 +3,7 @@
 ::
 
     runs/20261120-142233-name/
-      run.json        job, name and moment of queueing          written once, by whoever makes the folder
+      run.json        job, name, moment and place of queueing   written once, by whoever makes the folder
       settings.json   the settings, without secrets             written once, by whoever makes the folder
       process.json    pid and start time of the child           written by the supervisor
       status.json     phase, step, pid, heartbeat ...           written by the run itself, through `trainer.report`
@@ -110,7 +110,7 @@ def create(job: str, name: str, settings: Section) -> Path:
     for inner in (CONTROL, SAMPLES, STATE):
         (folder / inner).mkdir()
     write_json(folder / SETTINGS, public(settings))
-    write_json(folder / RUN, {"job": job, "name": name, "created": time.time()})
+    write_json(folder / RUN, {"job": job, "name": name, "created": time.time(), "cwd": os.getcwd()})
     return folder
 
 

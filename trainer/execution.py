@@ -1,0 +1,134 @@
+"""Runs one job in its run folder, and sees to it that the folder says how it ended, whatever happens."""
+
+import contextlib
+import faulthandler
+import os
+import signal
+import sys
+import threading
+import traceback
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from trainer import reasons, runfolder
+from trainer.declare import Section, validate
+from trainer.events import Ended, Event
+from trainer.jobs import Job
+from trainer.report import Failure, Reporter, Stopped
+
+FINISHED, FAILED, STOPPED = 0, 1, 3
+"""Exit codes."""
+CODES = {"finished": FINISHED, "failed": FAILED, "stopped": STOPPED}
+
+LOCK = ".lock"
+STOP_SIGNALS = ("SIGINT", "SIGTERM", "SIGBREAK", "SIGHUP")
+"""Signals that mean "stop"; which of them exist depends on the system."""
+
+
+def run(job: Job, folder: Path, settings: Section | None = None, listen: Callable[[Event], None] | None = None) -> int:
+    """Run `job` in a fresh run folder and return the exit code; without `settings` they are read from the folder.
+
+    One folder is one attempt: a folder that is in use, or whose run has ended, is refused and left as it is.
+    """
+    lock = FileLock(folder / LOCK)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        print(f"{folder} is in use: this run is already going on.", file=sys.stderr)
+        return FAILED
+    with lock:
+        ended = runfolder.read_json(folder / runfolder.STATUS).get("state")
+        if ended in runfolder.ENDED:
+            print(f"{folder} holds a run that has {ended}. Start a new one, or resume from its state.", file=sys.stderr)
+            return FAILED
+        return _run(job, folder, settings, listen)
+
+
+def _run(job: Job, folder: Path, settings: Section | None, listen: Callable[[Event], None] | None) -> int:
+    name = str(runfolder.read_json(folder / runfolder.RUN).get("name", ""))
+    with Reporter(folder, job.name, name, listen) as report, _signals_mean_stop(report):
+        report.phase("starting")
+        ended = _outcome(job, folder, settings, report)
+        report(ended)
+    assert report.ended is not None
+    return CODES[report.ended.state]
+
+
+def _outcome(job: Job, folder: Path, settings: Section | None, report: Reporter) -> Ended:
+    """Do the job; every way it can end becomes an event."""
+
+    def ended(state: str, reason: str = "", advice: str = "") -> Ended:
+        return Ended(state=state, step=report.status["step"], reason=reason, advice=advice)
+
+    try:
+        if settings is None:
+            settings = _frozen(job, folder)
+        limit_threads(getattr(settings, "num_cpu_threads_per_process", None))
+        job.run(settings, report)
+        return ended("finished")
+    except Stopped as stop:
+        return ended("stopped", str(stop))
+    except KeyboardInterrupt:
+        return ended("stopped", "Interrupted at once, before everything was saved.")
+    except Failure as failure:
+        print(f"error: {failure.reason}", failure.advice, sep="\n", file=sys.stderr)
+        return ended("failed", failure.reason, failure.advice)
+    except (Exception, SystemExit) as error:
+        if isinstance(error, SystemExit) and not error.code:
+            return ended("finished")
+        traceback.print_exc()
+        reason = reasons.of_exception(error)
+        return ended("failed", reason.text, reason.advice)
+
+
+def _frozen(job: Job, folder: Path) -> Section:
+    """The settings of the folder, checked once more: what they name may have changed while the run waited."""
+    if not (folder / runfolder.SETTINGS).is_file():
+        raise Failure(f"There is no {runfolder.SETTINGS} in {folder}.")
+    settings, problems = validate(job.Settings, runfolder.read_json(folder / runfolder.SETTINGS))
+    problems = problems or list(job.check(settings))
+    if problems:
+        raise Failure(" ".join(map(str, problems)), "Correct it on the page and start again.", problems[0].key)
+    return settings
+
+
+@contextlib.contextmanager
+def _signals_mean_stop(report: Reporter) -> Iterator[None]:
+    """The first signal asks for a clean stop; one that comes while stopping interrupts at once."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def on_signal(number: int, frame: FrameType | None) -> None:
+        if report.stop_requested:
+            raise KeyboardInterrupt
+        report.stop()
+
+    names = [name for name in STOP_SIGNALS if hasattr(signal, name)]
+    before: dict[str, Any] = {name: signal.signal(getattr(signal, name), on_signal) for name in names}
+    if not faulthandler.is_enabled():
+        with contextlib.suppress(Exception):  # a test's captured stderr has no file behind it
+            faulthandler.enable()
+    try:
+        yield
+    finally:
+        for name, handler in before.items():
+            signal.signal(getattr(signal, name), handler)
+
+
+def limit_threads(wanted: int | None) -> None:
+    """Say how many threads the mathematics may use; must come before torch is imported. The environment wins."""
+    if not wanted:
+        return
+    try:
+        cores = len(os.sched_getaffinity(0))
+    except AttributeError:  # Windows, macOS
+        cores = os.cpu_count() or 1
+    for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):
+        os.environ.setdefault(name, str(max(1, min(wanted, cores))))
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
