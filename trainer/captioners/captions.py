@@ -1,0 +1,152 @@
+"""Caption files beside pictures: finding them, joining their parts, and writing them without losing what was there."""
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from trainer.data.images import is_picture
+from trainer.declare import Problem
+from trainer.report import Failure, Reporter
+
+
+def picture_files(folder: Path) -> list[Path]:
+    """Pictures directly in `folder`; where there are none, those of its sub-folders (the parent was chosen)."""
+    inside = _sorted(path for path in folder.iterdir() if path.is_file() and is_picture(path.name))
+    if inside:
+        return inside
+    subfolders = _sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
+    return [
+        path
+        for sub in subfolders
+        for path in _sorted(path for path in sub.iterdir() if path.is_file() and is_picture(path.name))
+    ]
+
+
+def _sorted(paths: Iterator[Path]) -> list[Path]:
+    return sorted(paths, key=lambda path: path.name.lower())
+
+
+def folder_problem(folder: str, key: str, label: str) -> Iterator[Problem]:
+    """Why there is nothing to caption."""
+    if not folder.strip():
+        yield Problem(key, label, "choose the folder that holds your pictures.")
+        return
+    path = Path(folder).expanduser()
+    try:
+        if not path.exists():
+            yield Problem(key, label, f"there is no folder {folder}.")
+        elif not path.is_dir():
+            fix = {key: str(path.parent)}
+            yield Problem(key, label, f"{folder} is a file; choose the folder it is in.", fix, f"Use {path.parent.name}")
+        elif not picture_files(path):
+            yield Problem(key, label, f"no pictures in {folder}; expected .png, .jpg, .webp, .bmp or .avif.")
+        elif not os.access(path, os.W_OK):
+            yield Problem(key, label, f"{folder} cannot be written to, so captions cannot be put beside the pictures.")
+    except OSError as error:
+        yield Problem(key, label, f"{folder} cannot be read: {error.strerror or error}.")
+
+
+def extension_problem(extension: str, key: str, label: str) -> Iterator[Problem]:
+    """A caption file must not take the place of a picture, or lie in another folder."""
+    if not extension.startswith(".") or len(extension) < 2 or "/" in extension or "\\" in extension:
+        yield Problem(key, label, f"{extension!r} is no ending; it begins with a dot, such as .txt.")
+    elif is_picture("a" + extension):
+        yield Problem(key, label, f"{extension} is an ending of pictures; captions would replace them.")
+
+
+def joined(prefix: str, text: str, postfix: str) -> str:
+    """Prefix, text and postfix as one caption, without doubling a part that is there already.
+
+    A comma goes between two parts, unless the first ends with punctuation or a space, or the second begins so: then
+    they meet as they were written.
+    """
+    text = text.strip()
+    if prefix.strip() and not _begins_with(text, prefix.strip()):
+        text = _join(prefix.lstrip(), text)
+    if postfix.strip() and not _begins_with(text[::-1], postfix.strip()[::-1]):
+        text = _join(text, postfix.rstrip())
+    return text.strip()
+
+
+def _begins_with(text: str, part: str) -> bool:
+    after = text[len(part) : len(part) + 1]
+    return text[: len(part)].lower() == part.lower() and not (after.isalnum() and part[-1:].isalnum())
+
+
+def _join(first: str, second: str) -> str:
+    if not first.strip() or not second.strip():
+        return first + second
+    if first[-1].isspace() or second[0].isspace():
+        return f"{first.rstrip()} {second.lstrip()}"
+    if first[-1] in ",;:.!?-(" or second[0] in ",;:.!?)":
+        return f"{first} {second}" if second[0] not in ",;:.!?)" else f"{first}{second}"
+    return f"{first}, {second}"
+
+
+@dataclass(frozen=True)
+class Writer:
+    """Writes captions of one run: what is replaced is kept in the run's folder first."""
+
+    report: Reporter
+    extension: str
+    overwrite: bool
+
+    def file(self, picture: Path) -> Path:
+        """Where the caption of a picture is."""
+        return picture.with_suffix(self.extension)
+
+    def existing(self, picture: Path) -> str | None:
+        """The caption a picture has, None when there is no file."""
+        try:
+            return self.file(picture).read_text(encoding="utf-8-sig", errors="replace").strip()
+        except FileNotFoundError:
+            return None
+
+    def keeps(self, picture: Path) -> bool:
+        """Whether the caption of a picture stays as it is."""
+        return not self.overwrite and bool(self.existing(picture))
+
+    def write(self, picture: Path, text: str) -> str:
+        """Put `text` beside the picture; returns what happened: "written", "replaced" or "same"."""
+        before = self.existing(picture)
+        if before == text:
+            return "same"
+        target = self.file(picture)
+        if before:
+            self._keep(target)
+        temporary = target.with_name(f".{target.name}.part")
+        try:
+            temporary.write_text(text + "\n", encoding="utf-8", newline="\n")
+            os.replace(temporary, target)
+        except OSError as error:
+            temporary.unlink(missing_ok=True)
+            reason = f"{target} cannot be written: {error.strerror or error}"
+            raise Failure(reason, "Free some space or change the folder's permissions, then start again.") from error
+        return "replaced" if before else "written"
+
+    @property
+    def backup(self) -> Path:
+        """Where captions that were replaced are kept."""
+        return self.report.folder / "replaced captions"
+
+    def _keep(self, target: Path) -> None:
+        kept = self.backup / target.parent.name / target.name
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        kept.write_bytes(target.read_bytes())
+
+
+def say_what_happened(report: Reporter, writer: Writer, counts: dict[str, int]) -> None:
+    """The end of a captioning run, in words."""
+    words = {
+        "written": "{} captions written",
+        "replaced": "{} replaced",
+        "same": "{} already said the same",
+        "kept": "{} existing captions kept (tick Overwrite existing captions to replace them)",
+        "empty": "{} pictures got none, because there was nothing to write",
+        "unreadable": "{} pictures could not be read",
+    }
+    said = [words[key].format(count) for key, count in counts.items() if count]
+    report.note("; ".join(said) + "." if said else "Nothing was written.")
+    if counts.get("replaced"):
+        report.note(f"What was replaced is kept in {writer.backup}.")
