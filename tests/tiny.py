@@ -174,7 +174,9 @@ def _unet_key(key: str) -> str:
     kind = 0 if part == "resnets" else 1
     if side == "mi":
         return f"middle_block.{1 if kind else 2 * layer}.{rest}"
-    return f"input_blocks.{3 * block + layer + 1}.{kind}.{rest}" if side == "do" else f"output_blocks.{3 * block + layer}.{kind}.{rest}"
+    if side == "do":
+        return f"input_blocks.{3 * block + layer + 1}.{kind}.{rest}"
+    return f"output_blocks.{3 * block + layer}.{kind}.{rest}"
 
 
 def _vae_key(key: str) -> str:

@@ -1,0 +1,93 @@
+"""The base model: which family a file is of, its parts loaded and frozen, its text encoded. Torch-free at import."""
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from trainer.models.identify import KEY, Identity, identify
+from trainer.report import Failure
+
+if TYPE_CHECKING:
+    import torch
+
+    from trainer.report import Reporter
+    from trainer.settings import Settings
+
+
+@dataclass
+class Model:
+    """A latent diffusion model in its parts, all frozen and in eval mode.
+
+    `latents` are [B, 4, h/8, w/8] times `vae.config.scaling_factor`; text is read by `trainer.models.text.encode`.
+    `source` is the file or folder it was loaded from, `name` what the user called it.
+    """
+
+    family: str
+    unet: Any
+    vae: Any
+    text_encoders: list[Any]
+    tokenizers: list[Any]
+    scheduler_config: Mapping[str, Any]
+    prediction_type: str
+    source: Path
+    name: str
+    device: "torch.device"
+    dtype: "torch.dtype"
+    notes: list[str] = field(default_factory=list)
+
+    @property
+    def scaling_factor(self) -> float:
+        """What the VAE's latents are multiplied with."""
+        return float(self.vae.config.scaling_factor)
+
+    @cached_property
+    def hashes(self) -> dict[str, str]:
+        """`sd_model_hash` (8 hex digits) and `new_sd_model_hash` (sha256) of the file, as metadata names them."""
+        return file_hashes(self.source)
+
+
+def file_hashes(path: Path) -> dict[str, str]:
+    """The two hashes by which web UIs know a checkpoint; a folder has none and says so in the reference's word."""
+    if path.is_dir():
+        return {"sd_model_hash": "IsADirectory", "new_sd_model_hash": "IsADirectory"}
+    if not path.is_file():
+        return {"sd_model_hash": "NOFILE", "new_sd_model_hash": "NOFILE"}
+    with path.open("rb") as file:
+        whole = hashlib.file_digest(file, "sha256").hexdigest()
+        file.seek(0x100000)
+        part = hashlib.sha256(file.read(0x10000)).hexdigest()
+    return {"sd_model_hash": part[:8], "new_sd_model_hash": whole}
+
+
+FAMILIES = {"sd15": "trainer.models.sd"}
+"""The families that can be trained, and the module that loads each."""
+
+
+def load_model(settings: "Settings", report: "Reporter", device: "torch.device", dtype: "torch.dtype") -> Model:
+    """The model that `settings` name, its weights in `dtype` on `device` (the VAE in float32 on the processor).
+
+    Raises `Failure` with a sentence when the file is broken, is no model, or is of a family that cannot be trained.
+    """
+    import importlib
+
+    name = settings.pretrained_model_name_or_path
+    report.phase("loading model")
+    identity = identify(name)
+    if identity.kind == "hub":
+        from trainer.models.hub import download
+
+        identity = identify(str(download(identity.name, report)))
+    if identity.problem is not None:
+        raise Failure(identity.problem, identity.advice, key=KEY)
+    if identity.note:
+        report.note(identity.note, key=KEY)
+    loader = importlib.import_module(FAMILIES[identity.family or ""])
+    model: Model = loader.load(identity, report, device, dtype)
+    model.name = name
+    return model
+
+
+__all__ = ["FAMILIES", "Identity", "Model", "file_hashes", "identify", "load_model"]
