@@ -4,7 +4,6 @@
 """
 
 import importlib.util
-import math
 import os
 import re
 import shutil
@@ -165,34 +164,9 @@ def resume(s: Settings) -> Iterator[Problem]:
 
 def buckets(s: Settings) -> Iterator[Problem]:
     """Resolution and bucket limits must fit each other."""
-    width, height = s.resolution
-    if not s.enable_bucket:
-        if width % 8 or height % 8:
-            fixed = f"{width // 8 * 8},{height // 8 * 8}"
-            yield problem(
-                "max_resolution", "width and height must be multiples of 8.", {"max_resolution": fixed}, f"Use {fixed}"
-            )
-        return
-    if s.bucket_reso_steps % 8:
-        step = max(8, round(s.bucket_reso_steps / 8) * 8)
-        yield problem(
-            "bucket_reso_steps",
-            "must be a multiple of 8, the blocks in which pictures are encoded.",
-            {"bucket_reso_steps": step},
-            f"Use {step}",
-        )
-    if s.min_bucket_reso > min(width, height):
-        side = min(width, height)
-        yield problem(
-            "min_bucket_reso", f"{s.min_bucket_reso} is more than the shorter side of the resolution, {side}.",
-            {"min_bucket_reso": max(64, side // 2 // 64 * 64)}, f"Use {max(64, side // 2 // 64 * 64)}",
-        )  # fmt: skip
-    if s.max_bucket_reso < max(width, height):
-        side = max(width, height)
-        yield problem(
-            "max_bucket_reso", f"{s.max_bucket_reso} is less than the longer side of the resolution, {side}.",
-            {"max_bucket_reso": math.ceil(side * 2 / 64) * 64}, f"Use {math.ceil(side * 2 / 64) * 64}",
-        )  # fmt: skip
+    from trainer.data.buckets import bucket_problems
+
+    return bucket_problems(s)
 
 
 def caches(s: Settings) -> Iterator[Problem]:

@@ -44,10 +44,10 @@ class Plan:
 
 def make_plan(s: Settings, dataset: "Dataset") -> Plan:
     """The plan of a run of settings `s` over `dataset`."""
-    from trainer.data.buckets import bucket_counts
+    from trainer.data.buckets import batch_count, bucket_counts
 
     counts = bucket_counts(dataset, s)
-    batches = sum(math.ceil(count / s.train_batch_size) for count in counts.values())
+    batches = batch_count(counts, s.train_batch_size)
     per_epoch = math.ceil(batches / s.gradient_accumulation_steps)
     epochs, steps = duration(s, per_epoch)
     repeated = sum(picture.repeats for picture in dataset.pictures)
@@ -108,14 +108,14 @@ def sentence(s: Settings, dataset: "Dataset", shown: int, per_epoch: int, epochs
         return (
             f"{steps} steps, as set: {' '.join(parts)} are {per_epoch} steps an epoch, so {_times(steps / per_epoch)}"
         )
-    parts.append(f"× {epochs} epoch{'s' if epochs != 1 else ''}")
+    parts.append(f"× {_count(epochs, 'epoch')}")
     if s.train_batch_size > 1:
         parts.append(f"/ batch {s.train_batch_size}")
     if s.gradient_accumulation_steps > 1:
         parts.append(f"/ {s.gradient_accumulation_steps} accumulated")
     exact = shown * epochs / s.train_batch_size / s.gradient_accumulation_steps
-    extra = f" ({steps - math.floor(exact)} more for batches that are not full)" if steps > math.ceil(exact) else ""
-    return f"{' '.join(parts)} = {steps} step{'s' if steps != 1 else ''}{extra}"
+    extra = f" ({steps - math.ceil(exact)} more for batches that are not full)" if steps > math.ceil(exact) else ""
+    return f"{' '.join(parts)} = {_count(steps, 'step')}{extra}"
 
 
 def _times(epochs: float) -> str:
@@ -127,12 +127,14 @@ def _images(dataset: "Dataset") -> str:
         (len(subset.pictures), subset.repeats) for subset in dataset.subsets if not subset.is_reg and subset.pictures
     ]
     if len({repeats for _, repeats in groups}) <= 1:
-        return f"{_count(sum(count for count, _ in groups))} × {groups[0][1] if groups else 1} repeats"
+        return (
+            f"{_count(sum(count for count, _ in groups), 'image')} × {_count(groups[0][1] if groups else 1, 'repeat')}"
+        )
     return f"({' + '.join(f'{count} × {repeats}' for count, repeats in groups)}) images × repeats"
 
 
-def _count(images: int) -> str:
-    return f"{images} image{'s' if images != 1 else ''}"
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}{'s' if number != 1 else ''}"
 
 
 def summary(s: Settings) -> dict[str, Any]:
