@@ -1,0 +1,103 @@
+"""LoRA (Hu et al. 2021) on attention layers, and LoCon: the same on convolutions.
+
+y = W x + (alpha / rank) B A x, with A of kaiming-uniform weights and B of zeros at the start. On a convolution, A is a
+convolution of the layer's own kernel with `rank` outputs, and B one of 1x1.
+"""
+
+import math
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+
+from trainer.adapters.adapter import NAME, Adapter
+from trainer.adapters.start import Size
+from trainer.adapters.walk import Target
+
+if TYPE_CHECKING:
+    from peft import LoraConfig
+
+    from trainer.settings import Settings
+
+DOWN, UP = "lora_down.weight", "lora_up.weight"
+
+
+class LoRA(Adapter):
+    """Low-rank updates of linear layers and convolutions."""
+
+    suffixes = frozenset({DOWN, UP})
+
+    @classmethod
+    def sizes_of(cls, everything: Sequence[Target], settings: "Settings") -> dict[Target, Size]:
+        """Network rank and alpha for linear layers and 1x1 convolutions, convolution rank and alpha for larger ones."""
+        linear = Size(settings.network_dim, settings.network_alpha)
+        spatial = Size(settings.conv_dim, settings.conv_alpha)
+        sizes = {target: spatial if target.is_spatial else linear for target in everything}
+        return {target: size for target, size in sizes.items() if size.rank > 0}
+
+    def peft_config(self, sizes: Mapping[str, Size]) -> "LoraConfig":
+        """A rank and alpha for each path; the pattern is the path itself."""
+        from peft import LoraConfig
+
+        common = max(set(sizes.values()), key=list(sizes.values()).count)
+        others = {path.replace(".", r"\."): size for path, size in sizes.items() if size != common}
+        return LoraConfig(
+            r=common.rank,
+            lora_alpha=common.alpha,
+            target_modules=list(sizes),
+            rank_pattern={path: size.rank for path, size in others.items()},
+            alpha_pattern={path: size.alpha for path, size in others.items()},
+        )
+
+    def weights(self, name: str) -> dict[str, nn.Parameter]:
+        """A and B."""
+        down, up = self.inner(name)
+        return {DOWN: down.weight, UP: up.weight}  # type: ignore[dict-item]
+
+    def initialise(self, name: str, generator: torch.Generator) -> None:
+        """A kaiming uniform with a = sqrt 5, drawn on the processor so that every device starts alike; B zero."""
+        weights = self.weights(name)
+        start = torch.empty(weights[DOWN].shape)
+        nn.init.kaiming_uniform_(start, a=math.sqrt(5), generator=generator)
+        with torch.no_grad():
+            weights[DOWN].copy_(start)
+            weights[UP].zero_()
+
+    @torch.no_grad()
+    def delta(self, name: str) -> Tensor:
+        """(alpha / rank) B A in the shape of the layer's weight."""
+        weights, size = self.weights(name), self.sizes[name]
+        down, up = weights[DOWN], weights[UP]
+        product = up.flatten(1) @ down.flatten(1) * (size.alpha / size.rank)
+        return product.view(up.shape[0], *down.shape[1:])
+
+    def inner(self, name: str) -> tuple[nn.Module, nn.Module]:
+        """A and B."""
+        layer = self.layers[name]
+        return layer.lora_A[NAME], layer.lora_B[NAME]
+
+    @torch.no_grad()
+    def scale_norms(self, limit: float) -> Tensor:
+        """Multiply A and B by sqrt(limit / n) wherever n = |(alpha / rank) B A| is larger than `limit`.
+
+        |B A|² is the sum of (Bᵀ B) ∘ (A Aᵀ), rank by rank: the update itself is never formed. Layers of one shape are
+        done together and nothing is read back from the device.
+        """
+        groups: dict[tuple[torch.Size, torch.Size], list[str]] = defaultdict(list)
+        for name in self.layers:
+            weights = self.weights(name)
+            groups[weights[DOWN].shape, weights[UP].shape].append(name)
+        norms = []
+        for names in groups.values():
+            down, up = ([self.weights(name)[key] for name in names] for key in (DOWN, UP))
+            A, B = torch.stack(down).flatten(2), torch.stack(up).flatten(2)
+            squares = ((B.mT @ B) * (A @ A.mT)).sum((1, 2)).clamp(min=0)
+            scales = squares.new_tensor([self.sizes[name].alpha / self.sizes[name].rank for name in names])
+            n = squares.sqrt() * scales
+            root = (limit / n.clamp(min=limit)).sqrt().unbind()
+            torch._foreach_mul_(down, root)
+            torch._foreach_mul_(up, root)
+            norms.append(n)
+        return torch.cat(norms)
