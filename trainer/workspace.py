@@ -51,6 +51,11 @@ class Workspace(os.PathLike[str]):
         return self.root / "datasets"
 
     @property
+    def output(self) -> Path:
+        """Finished LoRAs of the demo."""
+        return self.root / "output"
+
+    @property
     def latents(self) -> Path:
         """Encoded pictures that outlive a run."""
         return self.root / "cache" / "latents"
