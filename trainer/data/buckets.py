@@ -11,8 +11,7 @@ from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING
 
-import numpy as np
-
+from trainer.data.chance import Choice, generator
 from trainer.declare import Problem, by_name
 from trainer.settings import Settings
 
@@ -129,7 +128,7 @@ def batch_count(counts: dict[Size, int], batch_size: int) -> int:
     return sum(-(-count // batch_size) for count in counts.values())
 
 
-def batches_in_order(buckets: Sequence[Size], batch_size: int, seed: int, epoch: int) -> Iterator[list[int]]:
+def batches_in_order(buckets: Sequence[Size], batch_size: int, seed: int, epoch: int) -> list[list[int]]:
     """The batches of an epoch as lists of positions in `buckets` (the bucket of each entry).
 
     Pictures change their places within the bucket, and batches theirs among all, by a generator made of
@@ -138,12 +137,12 @@ def batches_in_order(buckets: Sequence[Size], batch_size: int, seed: int, epoch:
     members: dict[Size, list[int]] = {}
     for position, bucket in enumerate(buckets):
         members.setdefault(bucket, []).append(position)
-    rng = np.random.default_rng([seed, epoch])
+    rng = generator(Choice.ORDER, seed, epoch)
     batches: list[list[int]] = []
     for bucket in sorted(members):
         order = rng.permutation(members[bucket]).tolist()
         batches += [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
-    return iter([batches[number] for number in rng.permutation(len(batches))])
+    return [batches[number] for number in rng.permutation(len(batches))]
 
 
 def bucket_problems(settings: Settings) -> Iterator[Problem]:

@@ -14,12 +14,16 @@ from typing import TYPE_CHECKING, TypeVar
 from trainer.data.captions import first_line, read_caption
 from trainer.data.folders import NamedFolder, as_folder, folder_problems, listing, named_folders, some_names
 from trainer.data.images import Header, Unreadable, check_pixels, header
+from trainer.events import Item
 from trainer.settings import Settings
 
 if TYPE_CHECKING:
     from trainer.report import Reporter
 
 __all__ = ["Dataset", "Picture", "Skipped", "Subset", "folder_problems", "scan", "verify"]
+
+MOST_NAMED = 20
+"""Files named in one sentence; there may be thousands."""
 
 CAPTION_ENDINGS = (".txt", ".caption", ".cap")
 """Where captions stand when they do not stand where the settings say."""
@@ -279,10 +283,13 @@ def verify(dataset: Dataset, report: "Reporter") -> Dataset:
     for note in checked.notes:
         report.note(note)
     for item in checked.skipped:
-        report.note(f"Left out: {item}.", level="warning", key="train_data_dir")
+        report(Item(path=str(item.path), text=item.why, status="skipped"))
     if checked.skipped:
         total = len(checked.pictures) + len(checked.reg_pictures) + len(checked.skipped)
-        report.note(f"{len(checked.skipped)} of {total} pictures are left out.", level="warning", key="train_data_dir")
+        shown = "; ".join(map(str, checked.skipped[:MOST_NAMED]))
+        more = f"; and {len(checked.skipped) - MOST_NAMED} more" if len(checked.skipped) > MOST_NAMED else ""
+        text = f"{len(checked.skipped)} of {total} pictures are left out: {shown}{more}."
+        report.note(text, level="warning", key="train_data_dir")
     return checked
 
 

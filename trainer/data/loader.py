@@ -1,0 +1,175 @@
+"""Batches of latents and captions, prepared in threads a little ahead of the training loop."""
+
+import os
+from collections.abc import Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, NamedTuple, Self
+
+import torch
+
+from trainer.data import captions
+from trainer.data.ahead import Ahead
+from trainer.data.buckets import batch_count, batches_in_order, bucket_counts, place
+from trainer.data.chance import Choice, generator
+from trainer.data.dataset import Dataset, Picture
+from trainer.data.images import Pixels, vary_colors
+from trainer.data.latents import Encoder, Latents, Wish, pixels_of
+from trainer.settings import Settings
+from trainer.workspace import workspace
+
+if TYPE_CHECKING:
+    from trainer.models import Model
+    from trainer.report import Reporter
+
+
+@dataclass(frozen=True)
+class Batch:
+    """What one forward pass is given. `latents`: float32 [B, 4, h/8, w/8], scaled; `loss_weights`: float32 [B].
+
+    `epoch` counts from 1, `index` (of the batch within its epoch) from 0.
+    """
+
+    latents: torch.Tensor
+    captions: list[str]
+    loss_weights: torch.Tensor
+    pictures: list[Picture]
+    epoch: int
+    index: int
+
+    @property
+    def size(self) -> int:
+        """Pictures in the batch."""
+        return len(self.pictures)
+
+
+class _Spot(NamedTuple):
+    epoch: int
+    batch: int
+
+
+@dataclass(frozen=True)
+class _Prepared:
+    """A batch as a thread leaves it: latents, or pixels and seeds to be encoded with."""
+
+    entries: list[int]
+    captions: list[str]
+    latents: torch.Tensor | None
+    pixels: list[Pixels]
+    seeds: list[int]
+
+
+class Batches:
+    """Every batch of every epoch. What is in a batch depends on the settings, the data, and (seed, epoch, index) alone.
+
+    With "Cache latents" everything is encoded here and now; otherwise pictures are decoded ahead of time and encoded
+    when their batch is taken. To be closed, or used in a `with`.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        dataset: Dataset,
+        model: "Model",
+        report: "Reporter",
+        device: torch.device | str,
+        cache_folder: Path | None = None,
+    ) -> None:
+        """`cache_folder` is where "Cache latents to disk" puts them, by default the workspace's."""
+        self.settings, self.device = settings, torch.device(device)
+        self.seed = settings.seed or 0
+        self.entries = dataset.entries()
+        self.buckets = [place(picture.size, settings).bucket for picture in self.entries]
+        self.per_epoch = batch_count(bucket_counts(dataset, settings), settings.train_batch_size)
+        self._closing = ExitStack()
+        self._encoder = Encoder(model.vae, self.device, report)
+        self._latents: Latents | None = None
+        if settings.cache_latents and not settings.color_aug:
+            self._latents = self._cached(dataset, report, cache_folder)
+        else:
+            self._closing.enter_context(self._encoder.ready())
+        workers = 1 if self._latents else min(8, os.cpu_count() or 1)
+        self._ahead = self._closing.enter_context(Ahead(self._prepare, workers, workers + 3))
+        self._order = lru_cache(2)(self._order_of)
+
+    def _cached(self, dataset: Dataset, report: "Reporter", folder: Path | None) -> Latents:
+        to_disk = self.settings.cache_latents_to_disk
+        latents = Latents(self._encoder, (folder or workspace().latents) if to_disk else None)
+        flips = (False, True) if self.settings.flip_aug else (False,)
+        shown = [picture for picture, _ in dataset.repeated()]
+        wishes = [Wish(picture, place(picture.size, self.settings), flip) for picture in shown for flip in flips]
+        latents.fill(wishes, report)
+        return latents
+
+    def epoch(self, number: int, skip: int = 0) -> Iterator[Batch]:
+        """The batches of an epoch (counted from 1), without the first `skip` of them."""
+        if skip < self.per_epoch and not self._ahead.expects(_Spot(number, skip)):
+            self._ahead.begin(self._spots(number, skip))
+        for index in range(skip, self.per_epoch):
+            yield self._finish(self._ahead.take(), number, index)
+
+    def close(self) -> None:
+        """End the threads, and put the VAE back where it was."""
+        self._closing.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _spots(self, epoch: int, index: int) -> Iterator[_Spot]:
+        """Batch after batch without end, so that an epoch's first batches are ready when the one before is over."""
+        while True:
+            yield from (_Spot(epoch, place) for place in range(index, self.per_epoch))
+            epoch, index = epoch + 1, 0
+
+    def _order_of(self, epoch: int) -> list[list[int]]:
+        return batches_in_order(self.buckets, self.settings.train_batch_size, self.seed, epoch)
+
+    def _prepare(self, spot: _Spot) -> _Prepared:
+        """In a thread: everything that can be done without the model."""
+        entries = self._order(spot.epoch)[spot.batch]
+        flips = [self._flipped(entry, spot.epoch) for entry in entries]
+        texts = [
+            captions.process(
+                self.entries[entry].caption,
+                self.settings,
+                generator(Choice.CAPTION, self.seed, spot.epoch, entry),
+                spot.epoch,
+            )
+            for entry in entries
+        ]
+        if self._latents is not None:
+            paths = [self.entries[entry].path for entry in entries]
+            stacked = torch.stack([self._latents.get(*which) for which in zip(paths, flips, strict=True)])
+            if self.device.type == "cuda":
+                stacked = stacked.pin_memory()
+            return _Prepared(entries, texts, stacked, [], [])
+        pixels = [self._pixels(entry, flip, spot.epoch) for entry, flip in zip(entries, flips, strict=True)]
+        seeds = [int(generator(Choice.LATENT, self.seed, spot.epoch, entry).integers(2**63)) for entry in entries]
+        return _Prepared(entries, texts, None, pixels, seeds)
+
+    def _flipped(self, entry: int, epoch: int) -> bool:
+        return self.settings.flip_aug and generator(Choice.FLIP, self.seed, epoch, entry).random() < 0.5
+
+    def _pixels(self, entry: int, flip: bool, epoch: int) -> Pixels:
+        picture = self.entries[entry]
+        pixels = pixels_of(Wish(picture, place(picture.size, self.settings), flip))
+        if self.settings.color_aug:
+            pixels = vary_colors(pixels, generator(Choice.COLOR, self.seed, epoch, entry))
+        return pixels
+
+    def _finish(self, prepared: _Prepared, epoch: int, index: int) -> Batch:
+        if prepared.latents is None:
+            latents = self._encoder(prepared.pixels, prepared.seeds)
+        else:
+            latents = prepared.latents.to(self.device, non_blocking=True)
+        pictures = [self.entries[entry] for entry in prepared.entries]
+        weights = torch.tensor([self.settings.prior_loss_weight if picture.is_reg else 1.0 for picture in pictures])
+        return Batch(latents, prepared.captions, weights.to(self.device), pictures, epoch, index)
