@@ -195,12 +195,14 @@ def rates(s: Settings) -> Iterator[Problem]:
 
 def optimizer(s: Settings) -> Iterator[Problem]:
     """Is the optimizer installed, and can its arguments be read?"""
-    from trainer.optimizers import OPTIMIZERS, module_of, parse_arguments
+    from trainer.optimizers import OPTIMIZERS, module_of, parse_arguments, unknown_arguments
 
     try:
-        parse_arguments(s.optimizer_args)
+        complaint = unknown_arguments(s.optimizer, parse_arguments(s.optimizer_args))
     except ValueError as error:
-        yield problem("optimizer_args", str(error))
+        complaint = str(error)
+    if complaint:
+        yield problem("optimizer_args", complaint)
     module = module_of(s.optimizer)
     if importlib.util.find_spec(module) is None:
         others = [name for name in OPTIMIZERS if importlib.util.find_spec(module_of(name)) is not None]

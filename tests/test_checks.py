@@ -1,0 +1,171 @@
+"""Everything that would go wrong is said before the start, under the label of the setting, with the way out."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from trainer import checks, hardware
+from trainer.declare import Problem
+from trainer.hardware import Hardware
+from trainer.settings import Settings
+
+
+@pytest.fixture
+def good(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    """Settings without a problem, on a graphics card that does everything."""
+    monkeypatch.setattr(hardware, "hardware", lambda: Hardware("cuda", "a card"))
+    monkeypatch.setattr(checks, "model", lambda s: iter(()))
+    folder = tmp_path / "bilder ä 'x' 🐈" / "2_cat"
+    folder.mkdir(parents=True)
+    Image.new("RGB", (512, 512), "red").save(folder / "a.png")
+    return {"train_data_dir": str(folder.parent), "output_dir": str(tmp_path / "out"), "optimizer": "AdamW"}
+
+
+def said(values: dict[str, Any], find: Any = None) -> list[str]:
+    """The sentences about settings with these values."""
+    find = find or (lambda s: [problem for check in CHECKS for problem in check(s)])
+    return [str(problem) for problem in find(Settings(**values))]
+
+
+CHECKS = tuple(check for check in checks.CHECKS if check is not checks.model)
+
+
+def test_good_settings_have_no_problem(good: dict[str, Any]) -> None:
+    assert said(good) == []
+    assert not Path(good["output_dir"]).exists(), "a check writes nothing"
+
+
+@pytest.mark.parametrize(
+    ("values", "sentence"),
+    [
+        ({"train_data_dir": ""}, "Image folder:"),
+        ({"train_data_dir": "/no/such/folder"}, "Image folder:"),
+        ({"reg_data_dir": "/no/such/folder"}, "Regularisation folder:"),
+        ({"output_name": " "}, "Model output name: give the LoRA a name."),
+        ({"output_name": "../evil"}, "Model output name: a file name cannot hold /"),
+        ({"output_name": "x" * 300}, "Model output name: a file name cannot"),
+        ({"network_weights": "/no/such.safetensors"}, "LoRA network weights: there is no file /no/such.safetensors."),
+        ({"dim_from_weights": True}, "DIM from weights: needs a file in LoRA network weights."),
+        ({"resume": "/no/such/state"}, "Resume from saved training state: there is no folder /no/such/state."),
+        ({"color_aug": True}, "Color augmentation: pictures that change each time cannot be cached"),
+        ({"learning_rate": 0}, "Learning rate: every rate is 0"),
+        ({"learning_rate": 0, "text_encoder_lr": 1e-4, "stop_text_encoder_training": -1}, "Learning rate: every rate is 0"),
+        ({"optimizer_args": "weight_decay"}, "Optimizer extra arguments:"),
+        ({"optimizer_args": "wieght_decay=0.1"}, "Optimizer extra arguments: AdamW has no argument 'wieght_decay'"),
+        ({"enable_bucket": False, "max_resolution": "500,512"}, "Max resolution: width and height must be multiples of 8"),
+        ({"bucket_reso_steps": 60}, "Bucket resolution steps: must be a multiple of 8"),
+        ({"bucket_no_upscale": False, "min_bucket_reso": 1024}, "Minimum bucket resolution: 1024 is more"),
+    ],
+)  # fmt: skip
+def test_each_problem_is_a_sentence_under_its_label(
+    good: dict[str, Any], values: dict[str, Any], sentence: str
+) -> None:
+    found = said({**good, **values})
+    assert any(text.startswith(sentence) for text in found), found
+
+
+def test_every_fix_cures_its_problem(good: dict[str, Any]) -> None:
+    wrong = [
+        {"output_name": "a/b"}, {"color_aug": True}, {"learning_rate": 0}, {"enable_bucket": False, "max_resolution": "500,512"},
+        {"bucket_reso_steps": 60}, {"bucket_no_upscale": False, "min_bucket_reso": 1024}, {"dim_from_weights": True},
+        {"train_data_dir": str(Path(good["train_data_dir"]) / "2_cat")}, {"resume": "/no/such/state"},
+    ]  # fmt: skip
+    for values in wrong:
+        settings = Settings(**{**good, **values})
+        problems: list[Problem] = [problem for check in CHECKS for problem in check(settings)]
+        assert problems, values
+        assert problems[0].fix, values
+        assert problems[0].fix_label, values
+        mended = settings.changed(**problems[0].fix)
+        assert not [problem for check in CHECKS for problem in check(mended)], values
+
+
+def test_an_existing_file_is_never_overwritten_unasked(good: dict[str, Any]) -> None:
+    out = Path(good["output_dir"])
+    out.mkdir()
+    (out / "last.safetensors").write_bytes(b"precious")
+    found = said(good)
+    assert len(found) == 1
+    assert "exists already" in found[0]
+    assert said({**good, "overwrite_output": True}) == []
+    assert said({**good, "save_model_as": "ckpt"}) == []
+
+
+@pytest.mark.parametrize(
+    ("there", "name", "free"),
+    [
+        (["cat"], "cat", "cat-2"),
+        (["cat", "cat-2"], "cat", "cat-3"),
+        (["cat-v1"], "cat-v1", "cat-v2"),
+        (["x9", "x10"], "x9", "x11"),
+    ],
+)
+def test_the_next_free_name(tmp_path: Path, there: list[str], name: str, free: str) -> None:
+    for stem in there:
+        (tmp_path / f"{stem}.safetensors").touch()
+    assert checks.next_name(tmp_path / f"{name}.safetensors") == free
+
+
+def test_folders_that_cannot_be_written(good: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = tmp_path / "file"
+    file.touch()
+    assert "is a file, not a folder" in said({**good, "output_dir": str(file / "x")})[0]
+    monkeypatch.setattr(os, "access", lambda path, mode: False)
+    assert any("cannot be written to" in text for text in said(good))
+    monkeypatch.undo()
+    monkeypatch.setattr(checks, "FREE_DISK", 1 << 62)
+    assert any("the disk of" in text and "is full" in text for text in said(good, checks.output))
+
+
+def test_a_state_folder_one_level_too_high_is_offered(good: dict[str, Any], tmp_path: Path) -> None:
+    state = tmp_path / "cat-000002-state"
+    state.mkdir()
+    (state / "train_state.json").write_text("{}", encoding="utf-8")
+    problem = next(checks.resume(Settings(**good, resume=str(tmp_path))))
+    assert problem.fix == {"resume": str(state)}
+    assert not list(checks.resume(Settings(**good, resume=str(state))))
+
+
+def test_precision_that_the_card_refuses(good: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    old = Hardware("cuda", "an old card", {"bf16": "bf16 is not supported by an old card"})
+    monkeypatch.setattr(hardware, "hardware", lambda: old)
+    problem = next(checks.precision(Settings(**good, mixed_precision="bf16")))
+    assert str(problem) == "Mixed precision: bf16 is not supported by an old card; use fp16."
+    assert not list(checks.precision(Settings(**good, mixed_precision="fp16")))
+
+
+def test_the_processor_picks_what_works_and_says_so(good: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(hardware, "hardware", lambda: Hardware("cpu", refuses={"fp16": "fp16 needs a graphics card"}))
+    settings = Settings(**good, mixed_precision="fp16")
+    assert not list(checks.precision(settings))
+    assert "on the processor this run uses no" in str(next(checks.on_the_processor(settings)))
+
+
+@pytest.mark.parametrize(
+    ("values", "sentence"),
+    [
+        ({"optimizer": "Prodigy", "learning_rate": 1e-4}, "Learning rate: Prodigy finds the rate itself and expects 1"),
+        ({"learning_rate": 1.0}, "Learning rate: 1 is far too high for AdamW"),
+        ({"optimizer": "Adafactor"}, "Optimizer extra arguments: Adafactor chooses its own rate"),
+        ({"lr_scheduler": "constant"}, "LR warmup (% of steps): the constant schedule has no warm-up"),
+        ({"max_train_epochs": 2, "max_train_steps": 9}, "Max train steps: has no effect beside Max train epoch"),
+        ({"max_train_steps": 9, "epoch": 3}, "Max train steps: wins over Epoch: the run ends after 9 steps."),
+        ({"sample_prompts": "a cat"}, "Sample prompts: no pictures will be made until"),
+        ({"sample_every_n_epochs": 1}, "Sample every n epochs: write a prompt in Sample prompts"),
+        ({"epoch": 4, "save_every_n_epochs": 0}, "Save every N epochs: 0 means only the last file is kept."),
+        ({"keep_tokens": 1}, "Keep n tokens: has an effect only with Shuffle caption."),
+        ({"resume": "x", "network_weights": "y"}, "LoRA network weights: has no effect beside"),
+    ],
+)
+def test_surprises_are_said_too(good: dict[str, Any], values: dict[str, Any], sentence: str) -> None:
+    found = said({**good, **values}, checks.notes)
+    assert any(text.startswith(sentence) for text in found), found
+
+
+def test_pictures_that_are_left_out_are_named(good: dict[str, Any]) -> None:
+    (Path(good["train_data_dir"]) / "2_cat" / "broken.png").touch()
+    found = said(good, checks.notes)
+    assert any("1 file will be left out: broken.png (is empty" in text for text in found), found
