@@ -1,0 +1,237 @@
+"""Every optimizer learns, is exact, and goes on exactly; arguments in every spelling."""
+
+import io
+from typing import Any
+
+import pytest
+import torch
+
+from trainer import optimizers
+from trainer.optimizers import OPTIMIZERS, averaged, make_optimizer, parse_arguments, rates, set_rates
+from trainer.settings import Settings
+
+CPU = torch.device("cpu")
+RATES = {"SGDNesterov": 0.05, "SGDNesterov8bit": 0.05, "SGDScheduleFree": 1.0}
+
+
+def settings(name: str, **values: Any) -> Settings:
+    rate = 1.0 if OPTIMIZERS[name].finds_rate else RATES.get(name, 0.01)
+    return Settings(optimizer=name, **{"learning_rate": rate, **values})
+
+
+class Problem:
+    """Least squares with a factored weight, as a LoRA's is; large enough for 8-bit states (4096 values)."""
+
+    def __init__(self, s: Settings) -> None:
+        source = torch.Generator().manual_seed(0)
+        self.x = torch.randn(64, 96, generator=source)
+        self.y = self.x @ torch.randn(96, 64, generator=source) / 10
+        self.down = torch.nn.Parameter(torch.randn(96, 48, generator=source) / 10)
+        self.up = torch.nn.Parameter(torch.zeros(48, 64))
+        self.bias = torch.nn.Parameter(torch.zeros(64))
+        self.groups = {"unet": [self.down, self.up], "textencoder": [self.bias]}
+        self.optimizer = make_optimizer(s, self.groups, CPU)
+        train(self.optimizer)
+
+    @property
+    def parameters(self) -> list[torch.nn.Parameter]:
+        return [*self.groups["unet"], *self.groups["textencoder"]]
+
+    def loss(self) -> torch.Tensor:
+        return (self.x @ self.down @ self.up + self.bias - self.y).square().mean()
+
+    def steps(self, count: int) -> float:
+        for _ in range(count):
+            loss = self.loss()
+            loss.backward()
+            self.optimizer.step()
+            self.optimizer.zero_grad()
+        return self.loss().item()
+
+
+def train(optimizer: torch.optim.Optimizer) -> None:
+    if hasattr(optimizer, "train"):
+        optimizer.train()
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_it_learns(name: str) -> None:
+    problem = Problem(settings(name))
+    before = problem.loss().item()
+    assert problem.steps(60) < 0.9 * before
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_it_goes_on_exactly_from_a_saved_state(name: str) -> None:
+    whole, first, second = (Problem(settings(name)) for _ in range(3))
+    whole.steps(20)
+    first.steps(8)
+    file = io.BytesIO()
+    torch.save(first.optimizer.state_dict(), file)
+    file.seek(0)
+    with torch.no_grad():
+        for mine, other in zip(second.parameters, first.parameters, strict=True):
+            mine.copy_(other)
+    second.optimizer.load_state_dict(torch.load(file, weights_only=True))
+    second.steps(12)
+    for mine, other in zip(second.parameters, whole.parameters, strict=True):
+        assert torch.equal(mine, other)
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_a_group_that_is_taken_out_rests(name: str) -> None:
+    problem = Problem(settings(name))
+    problem.steps(5)
+    resting = problem.bias.detach().clone()
+    problem.optimizer.param_groups.pop()
+    problem.bias.requires_grad_(False)
+    problem.bias.grad = None
+    before = problem.loss().item()
+    assert problem.steps(30) < before
+    assert torch.equal(problem.bias, resting)
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_its_arguments_can_be_read_without_importing_it(name: str) -> None:
+    import importlib
+    import inspect
+
+    module, _, kind = OPTIMIZERS[name].path.rpartition(".")
+    names = list(inspect.signature(getattr(importlib.import_module(module), kind)).parameters)
+    assert optimizers.argument_names(name) == tuple(word for word in names if word not in ("params", "lr"))
+
+
+def test_rates_of_parts() -> None:
+    s = Settings(optimizer="AdamW", learning_rate=1e-4, text_encoder_lr=5e-5, unet_lr=None)
+    assert optimizers.rate_of(s, "unet") == 1e-4
+    assert optimizers.rate_of(s, "textencoder") == 5e-5
+    optimizer = Problem(s).optimizer
+    set_rates(optimizer, 0.5)
+    assert rates(optimizer) == {"unet": 5e-5, "textencoder": 2.5e-5}
+    set_rates(optimizer, 1.0)
+    assert rates(optimizer) == {"unet": 1e-4, "textencoder": 5e-5}
+
+
+def test_zero_is_zero_and_empty_is_the_learning_rate() -> None:
+    s = Settings(learning_rate=1e-3, unet_lr=0, text_encoder_lr=None)
+    assert (optimizers.rate_of(s, "unet"), optimizers.rate_of(s, "textencoder")) == (0, 1e-3)
+
+
+@pytest.mark.parametrize("name", [name for name, row in OPTIMIZERS.items() if row.finds_rate])
+def test_one_rate_where_the_rate_is_found(name: str) -> None:
+    s = settings(name, unet_lr=1.0, text_encoder_lr=0.5)
+    assert optimizers.rate_of(s, "textencoder") == optimizers.rate_of(s, "unet") == 1.0
+    problem = Problem(s)
+    problem.steps(3)
+    found = rates(problem.optimizer)
+    assert found["d*lr/unet"] > 0
+    assert optimizers.rate_of(settings(name, unet_lr=0, text_encoder_lr=0.5), "textencoder") == 0.5
+
+
+def test_adamw_is_the_textbooks() -> None:
+    """Loshchilov & Hutter 2019, algorithm 2, by hand for one step."""
+    s = Settings(optimizer="AdamW", learning_rate=0.1, optimizer_args="betas=0.8,0.9 weight_decay=0.5 eps=1e-8")
+    weight = torch.nn.Parameter(torch.tensor([1.0, -2.0]))
+    optimizer = make_optimizer(s, {"unet": [weight]}, CPU)
+    weight.grad = torch.tensor([0.5, 0.25])
+    optimizer.step()
+    expected = torch.tensor([1.0, -2.0]) * (1 - 0.1 * 0.5) - 0.1  # the first step of Adam is lr in the sign's direction
+    assert torch.allclose(weight, expected, atol=1e-6)
+
+
+def test_nesterov_momentum_is_the_textbooks() -> None:
+    """Sutskever et al. 2013 in torch's form: v = μv + g, step = g + μv."""
+    weight = torch.nn.Parameter(torch.tensor([1.0]))
+    optimizer = make_optimizer(Settings(optimizer="SGDNesterov", learning_rate=0.1), {"unet": [weight]}, CPU)
+    weight.grad = torch.tensor([1.0])
+    optimizer.step()
+    assert weight.item() == pytest.approx(1 - 0.1 * (1 + 0.9))
+    optimizer.step()
+    assert weight.item() == pytest.approx(1 - 0.1 * 1.9 - 0.1 * (1 + 0.9 * 1.9))
+
+
+def test_adafactor_chooses_its_rate_unless_told_otherwise() -> None:
+    relative = Problem(settings("Adafactor"))
+    assert optimizers.ignores_rate("adafactor", {})
+    assert rates(relative.optimizer) == {"unet": 0.0, "textencoder": 0.0}
+    set_rates(relative.optimizer, 0.5)
+    relative.steps(2)
+    assert rates(relative.optimizer)["unet"] > 0
+    text = "scale_parameter=False relative_step=False warmup_init=False"
+    fixed = Problem(settings("Adafactor", optimizer_args=text, learning_rate=1e-3))
+    assert not optimizers.ignores_rate("Adafactor", parse_arguments(text))
+    set_rates(fixed.optimizer, 0.5)
+    assert rates(fixed.optimizer)["unet"] == 5e-4
+
+
+@pytest.mark.parametrize("name", [name for name, row in OPTIMIZERS.items() if row.averages])
+def test_averages_are_looked_at_without_a_trace(name: str) -> None:
+    looked, plain = Problem(settings(name)), Problem(settings(name))
+    looked.steps(5)
+    plain.steps(5)
+    trained = looked.up.detach().clone()
+    with averaged(looked.optimizer):
+        assert not torch.equal(looked.up, trained)
+    assert torch.equal(looked.up, trained)
+    assert looked.steps(5) == plain.steps(5)
+
+
+def test_schedule_free_optimizers_get_the_warm_up() -> None:
+    groups = {"unet": [torch.nn.Parameter(torch.zeros(2, 2))]}
+    optimizer = make_optimizer(settings("AdamWScheduleFree"), groups, CPU, warmup_steps=17)
+    assert optimizer.param_groups[0]["warmup_steps"] == 17
+
+
+def test_unknown_and_refused_arguments_are_sentences() -> None:
+    assert "weight_dekay" in optimizers.unknown_arguments("AdamW8bit", {"weight_dekay": 1})
+    assert "fields of its own" in optimizers.unknown_arguments("AdamW", {"lr": 1})
+    assert optimizers.unknown_arguments("Prodigy", {"d_coef": 2, "decouple": True}) == ""
+    with pytest.raises(ValueError, match="no argument 'frobnicate'"):
+        Problem(settings("AdamW", optimizer_args="frobnicate=1"))
+    with pytest.raises(ValueError, match="does not accept"):
+        Problem(settings("AdamW", optimizer_args="betas=7,8"))
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("", {}),
+        ("  \n ", {}),
+        ("weight_decay=0.1 betas=0.9,0.99", {"weight_decay": 0.1, "betas": (0.9, 0.99)}),
+        ('"decouple=True" "weight_decay=0.01" "betas=0.9,0.999"',
+         {"decouple": True, "weight_decay": 0.01, "betas": (0.9, 0.999)}),
+        ("scale_parameter=False, relative_step=False, warmup_init=False",
+         {"scale_parameter": False, "relative_step": False, "warmup_init": False}),
+        ("scale_parameter = false;relative_step = FALSE", {"scale_parameter": False, "relative_step": False}),
+        ("betas=(0.9, 0.99)\nbeta3=None", {"betas": (0.9, 0.99), "beta3": None}),
+        ("betas=[0.9, 0.99],eps=1e-30,1e-3", {"betas": (0.9, 0.99), "eps": (1e-30, 1e-3)}),
+        ("decay_type='linear' kind=cosine-2", {"decay_type": "linear", "kind": "cosine-2"}),
+        ("'weight_decay=1e-2','d_coef=2'", {"weight_decay": 0.01, "d_coef": 2}),
+        ("k=-1", {"k": -1}),
+    ],
+)  # fmt: skip
+def test_arguments_in_every_spelling(text: str, expected: dict[str, Any]) -> None:
+    assert parse_arguments(text) == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("weight_decay", "weight_decay"),
+        ("0.9 betas=1", "0.9"),
+        ("weight_decay=", "missing"),
+        ("weight_decay=0.1 0.2", "0.1 0.2"),
+        ("a=1 a=2", "twice"),
+        ("x=__import__('os').system('true')", "not a value"),
+        ("x=[1, 2", "not a value"),
+    ],
+)
+def test_what_cannot_be_read_is_quoted(text: str, said: str) -> None:
+    with pytest.raises(ValueError, match=said.replace("(", r"\(")):
+        parse_arguments(text)
+
+
+def test_names_in_any_case_and_old_names() -> None:
+    assert OPTIMIZERS["adamw8BIT"] is OPTIMIZERS["AdamW8bit"]
+    assert OPTIMIZERS["DAdaptAdamPreprint"] is OPTIMIZERS["DAdaptation"]
+    assert optimizers.module_of("AdamW8bit") == "bitsandbytes"
