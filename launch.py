@@ -54,7 +54,6 @@ from pathlib import Path
 from typing import Any, TextIO
 
 ROOT = Path(__file__).resolve().parent
-TRY = "import torch, diffusers, transformers, peft; print(torch.__version__)"
 Run = Callable[[str, list[str | Path]], None]
 
 
@@ -62,7 +61,7 @@ Run = Callable[[str, list[str | Path]], None]
 class Command:
     """What one word on the command line starts: a module with its first arguments, and the extras that it needs."""
 
-    module: tuple[str, ...]
+    module: tuple[str, ...]  # of none, the set-up is all there is to do
     extras: frozenset[str]
     help: str
     uses_card: bool = False
@@ -76,14 +75,15 @@ COMMANDS = {
         ("trainer", "train"), frozenset(), "train FILE [--set key=value ...]: train without the page", True
     ),
     "demo": Command(("trainer", "demo"), frozenset(), "train the demo without the page", True),
+    "setup": Command((), frozenset({"page"}), "only set up", True),
 }
 
 PAGE_OPTIONS = """\
-  --listen ADDR             listen on this address instead of 127.0.0.1; asks for --username and --password
+  --listen ADDR             listen on this address instead of 127.0.0.1; needs --username and --password
   --server_port N           the port, 7860 if not given
   --username NAME           the user name and password that the page asks for; LOOM_USERNAME and LOOM_PASSWORD
   --password WORD             in the environment do the same and are not seen in the list of processes
-  --share                   make a public link through gradio's servers; asks for --username and --password
+  --share                   make a public link through gradio's servers; needs --username and --password
   --inbrowser               open the page in the browser
   --workspace DIR           where runs, presets and downloads are kept
   --allow DIR               a further folder that may be used when the page can be reached from other machines"""
@@ -126,10 +126,10 @@ def main(arguments: list[str]) -> int:
         Setup(ROOT, run_step).ensure(command.extras, torch_index_url)
         if command.uses_card:
             say(card_hint(ROOT / ".venv"))
-        return become(ROOT, command, rest)
+        return become(ROOT, command, rest) if command.module else 0
     except Problem as problem:
         say(str(problem))
-        return 1
+        return 2
     except KeyboardInterrupt:
         say("\nStopped. The same command goes on from here.")
         return 130
@@ -224,7 +224,7 @@ class Setup:
         first = not state
         everything = sorted({*state.get("extras", []), *extras})
         say(
-            f"Setting up LoRA Loom in {self.venv} (once; about 3 to 10 minutes, most of it downloading) ..."
+            f"Setting up LoRA Loom in {self.venv} (once; 1 to 10 minutes, most of it downloading) ..."
             if first
             else f"Bringing the set-up in {self.venv} up to date ..."
         )
@@ -258,7 +258,7 @@ class Setup:
         self.run("Installing PyTorch", [*pip, "install", *quiet, *source, torch])
         self.write_state({**state, "torch_from": address})
         self.run("Installing the rest", [*pip, "install", *quiet, *constraints, *self.requirements(everything)])
-        self.run("Trying it", [self.python, "-I", "-c", TRY])
+        self.run("Trying PyTorch", [self.python, "-I", "-c", "import torch; print(torch.__version__)"])
         self.write_state({**state, "torch_from": address, "fingerprint": self.fingerprint(everything, version)})
         say("Set up.")
 
@@ -307,7 +307,7 @@ class Setup:
             or state.get("python", version) != version
         ):
             return False
-        return subprocess.run([self.python, "-I", "-c", "import pip"], capture_output=True, check=False).returncode == 0
+        return has_pip(self.python)
 
     def make_venv(self) -> None:
         """A fresh `.venv`. One that is there and broken is replaced; a folder that is something else is left alone."""
@@ -333,6 +333,10 @@ def python_version(python: Path) -> str | None:
         return subprocess.run(ask, capture_output=True, text=True, check=True, timeout=60).stdout.strip()
     except (OSError, subprocess.SubprocessError):
         return None
+
+
+def has_pip(python: Path) -> bool:
+    return subprocess.run([python, "-I", "-c", "import pip"], capture_output=True, check=False).returncode == 0
 
 
 def have_ensurepip() -> bool:
@@ -402,7 +406,8 @@ def run_step(title: str, command: list[str | Path]) -> None:
                 show(f"  {title} ... {time.monotonic() - started:.0f} s   {at[0].strip()}")
     if process.returncode == 0:
         if live:
-            show(f"  {title}: {time.monotonic() - started:.0f} s\n")
+            show(f"  {title}: {time.monotonic() - started:.0f} s")
+            say("")
         return
     hints = [hint for pattern, hint in HINTS if re.search(pattern, "\n".join(last), re.IGNORECASE)]
     raise Problem(
@@ -470,7 +475,7 @@ def card_hint(venv: Path) -> str | None:
     builds = torch_builds(venv)
     if has_nvidia_card():
         card, name = "An NVIDIA card", "cuda"
-    elif Path("/dev/kfd").exists():
+    elif has_amd_card():
         card, name = "An AMD card", "hip"
     else:
         return None
@@ -488,6 +493,10 @@ def card_hint(venv: Path) -> str | None:
 def has_nvidia_card() -> bool:
     system32 = Path(os.environ.get("SYSTEMROOT", r"C:\Windows")) / "System32" / "nvidia-smi.exe"
     return bool(shutil.which("nvidia-smi")) or system32.exists() or Path("/proc/driver/nvidia/version").exists()
+
+
+def has_amd_card() -> bool:
+    return Path("/dev/kfd").exists()  # where Linux gives programs access to one; other systems have no such build
 
 
 def torch_builds(venv: Path) -> set[str] | None:

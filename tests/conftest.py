@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import os
-import shutil
 from collections.abc import Iterator
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 # Set before torch or gradio is imported, and handed on to every process that a test starts.
@@ -23,43 +21,12 @@ os.environ.update(
 import pytest
 import torch
 
+from tests.chromium import find_browser, start_browser
+
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
 
 torch.set_num_threads(1)
-
-ROOT = Path(__file__).resolve().parent.parent
-
-BROWSERS = (
-    "chromium",
-    "chromium-browser",
-    "google-chrome",
-    "google-chrome-stable",
-    "chrome",
-    "microsoft-edge",
-    "msedge",
-    "/Applications/Google Chrome.app/Contents/MacOS/Google Chrome",
-    "/Applications/Chromium.app/Contents/MacOS/Chromium",
-    "/Applications/Microsoft Edge.app/Contents/MacOS/Microsoft Edge",
-    r"C:\Program Files\Google\Chrome\Application\chrome.exe",
-    r"C:\Program Files (x86)\Google\Chrome\Application\chrome.exe",
-    r"C:\Program Files (x86)\Microsoft\Edge\Application\msedge.exe",
-    r"C:\Program Files\Microsoft\Edge\Application\msedge.exe",
-)
-QUIET = (
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-)
-
-
-def find_browser() -> str | None:
-    """The first Chromium, Chrome or Edge on this machine; `LOOM_BROWSER` names another one."""
-    wanted = os.environ.get("LOOM_BROWSER")
-    return next(filter(None, map(shutil.which, (wanted,) if wanted else BROWSERS)), None)
 
 
 @pytest.fixture(scope="session")
@@ -73,11 +40,8 @@ def chromium() -> Iterator[Browser]:
         pytest.skip(reason)
     from playwright.sync_api import sync_playwright
 
-    as_root = hasattr(os, "geteuid") and os.geteuid() == 0  # Chromium's sandbox refuses to run as root
     with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(
-            executable_path=executable, headless=True, args=[*QUIET, *(["--no-sandbox"] if as_root else [])]
-        )
+        browser = start_browser(playwright, executable)
         yield browser
         browser.close()
 
