@@ -1,4 +1,4 @@
-"""Random drawings for the demo's VAE: it should render whatever a LoRA will learn, not only what the base model draws."""
+"""Random drawings for the demo's VAE: it should render what LoRAs will learn too, not only the base model's shapes."""
 
 import math
 
@@ -11,7 +11,7 @@ EXTENT = SIZE * OVERSAMPLING
 
 
 def doodle(rng: np.random.Generator) -> Image.Image:
-    """A 128 x 128 picture of blobs, lines, polygons, eyes and dots in random colours, now and then on a gradient or blurred."""
+    """A 128 x 128 picture of blobs, lines, polygons, faces and dots in random colours, now and then blurred."""
     image = gradient(rng) if rng.random() < 0.3 else Image.new("RGB", (EXTENT, EXTENT), any_colour(rng))
     pen = ImageDraw.Draw(image)
     for _ in range(rng.integers(1, 5)):

@@ -1,6 +1,6 @@
 """Make the embedded CLIP tokenizer from CLIP's own list of merges: `python -m trainer.demo.make_tokenizer FILE`.
 
-FILE is `bpe_simple_vocab_16e6.txt.gz` of the CLIP release (MIT), or a wheel of the open_clip_torch package, which carries it:
+FILE is `bpe_simple_vocab_16e6.txt.gz` of the CLIP release (MIT), or an open_clip_torch wheel, which has it inside:
 `pip download --no-deps open_clip_torch`.
 """
 

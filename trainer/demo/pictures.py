@@ -24,7 +24,8 @@ COLOURS: dict[str, RGB] = {
     "white": (244, 244, 244),
     "black": (20, 20, 20),
 }
-RADII: dict[str, tuple[float, float]] = {"small": (17, 21), "": (28, 34), "big": (44, 50)}  # half a thing's height, pixels
+# Half a thing's height, in pixels.
+RADII: dict[str, tuple[float, float]] = {"small": (17, 21), "": (28, 34), "big": (44, 50)}
 PUPIL: RGB = (20, 20, 24)
 EYE: RGB = (250, 250, 250)
 

@@ -86,6 +86,8 @@ def train_vae(team: Team, minutes: float, checkpoint: Path) -> None:
     rng = np.random.default_rng([team.rank, done])
     pictures = (draw(scene) for scene in scenes(1000 * team.rank + done))
     fraction = team.agree(clock.tick())
+    if fraction == 1:
+        return
     for step in itertools.count(done + 1):
         for group in optimizer.param_groups:
             group["lr"] = learning_rate(PEAK_RATE, fraction)
@@ -116,8 +118,8 @@ def train_vae(team: Team, minutes: float, checkpoint: Path) -> None:
 
 @torch.no_grad()
 def standardise(vae: AutoencoderKL, images: torch.Tensor) -> None:
-    """Fold the latents' mean and deviation into the 1 x 1 convolutions, so that `scaling_factor` times a latent has mean 0
-    and deviation 1 in every channel while pictures come out as before."""
+    """Fold the latents' mean and deviation into the 1 x 1 convolutions: then `scaling_factor` times a latent has mean 0
+    and deviation 1 in every channel, while pictures come out as before."""
     latents = vae.encode(images).latent_dist.mean
     mean = latents.mean((0, 2, 3))
     factor = latents.std((0, 2, 3)) * vae.config.scaling_factor
