@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -44,15 +43,8 @@ def _captioner(page: gr.Blocks, job: Job, run_id: gr.State, answer: gr.HTML) -> 
         run, said = start(job, form.read(data))
         return {answer: said} if run is None else {run_id: run, answer: said}
 
-    def on_open(ticket: str) -> Mapping[Component, Any]:
-        return form.write(opening(job, ticket))
-
     button.click(on_start, form.everything(), [run_id, answer], show_progress="hidden", trigger_mode="once")
-    ticket = gr.Textbox(elem_classes=["loom-hidden"])
-    opened = page.load(
-        on_open, ticket, list(form.inputs.values()), js=f"() => loom.ticket('{form.name}')", show_progress="hidden"
-    )
-    opened.then(None, None, None, js=f"() => loom.ready('{form.name}')")
+    form.fill(page, lambda ticket: opening(job, ticket))
 
 
 def checker(job: Job) -> Callable[[dict[str, Any]], dict[str, Any]]:
@@ -102,13 +94,7 @@ def start(job: Job, raw: Mapping[str, Any]) -> tuple[str | None, dict[str, Any]]
 
 def opening(job: Job, ticket: str) -> dict[str, Any]:
     """What the form shows when a page opens: edits the server never saw, else the draft, else the demo's pictures."""
-    try:
-        told = json.loads(ticket or "{}")
-    except ValueError:
-        told = {}
-    values = drafts.load(str(told.get("browser") or ""), job.name)
-    if isinstance(told.get("pending"), dict):
-        values = {**(values or {}), **told["pending"]}
+    values = drafts.opening(ticket, job.name)
     return first_visit(job) if values is None else values
 
 

@@ -1,0 +1,240 @@
+"""The LoRA > Training tab: the form, what it will do, and the buttons that start it."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Mapping
+from html import escape
+from typing import Any
+
+import gradio as gr
+from gradio.components import Component
+
+from app import drafts, paths, presets, runs
+from app.form import Form, shown
+from app.frame import panel, tablist
+from trainer.declare import Problem, by_name, validate
+from trainer.jobs import jobs
+from trainer.models.identify import identify
+from trainer.settings import SECTIONS, Settings
+from trainer.settings.model import MOVED, QUICK_PICKS
+from trainer.workspace import workspace
+
+JOB = "train"
+KNOWN = by_name(Settings)
+MODEL = "pretrained_model_name_or_path"
+CUSTOM = "custom"
+PARAMETERS = ("Basic", "Advanced", "Samples")
+
+
+def draw(form: Form) -> None:
+    """Source Model, Folders and Parameters (Basic, Advanced, Samples), filled from the declarations."""
+    tablist("training", {"source-model": "Source Model", "folders": "Folders", "parameters": "Parameters"})
+    with panel("source-model", first=True):
+        quick_pick(form)
+    with panel("folders"):
+        place(form, "Folders")
+    with panel("parameters"):
+        tablist("parameters", {name.lower(): name for name in PARAMETERS})
+        for name in PARAMETERS:
+            with panel(name.lower(), first=name == PARAMETERS[0]):
+                place(form, f"Parameters > {name}")
+
+
+def place(form: Form, tab: str) -> None:
+    """Draw the sections that say they stand on `tab`."""
+    for section in SECTIONS:
+        if section.tab == tab:
+            form.draw(section)
+
+
+# The model.
+
+
+def quick_pick(form: Form) -> None:
+    """Model Quick Pick above the model's own fields; choosing one fills in the name, and the name moves the choice."""
+    with gr.Column(elem_classes=["loom-section"]), gr.Column(elem_classes=["loom-fields"]):
+        pick = gr.Dropdown(
+            models(),
+            value="demo",
+            label="Model Quick Pick",
+            info="A known model, one from the models folder of the workspace, or custom: anything you write below.",
+            elem_id="train-quick-pick",
+            elem_classes=["loom-field", "loom-wide"],
+            interactive=True,
+        )
+    place(form, "Source Model")
+    name = form.inputs[MODEL]
+    known = json.dumps([value for _, value in models()])
+    pick.input(None, [pick, name], name, js=f"(pick, name) => pick === '{CUSTOM}' ? name : pick", queue=False)
+    name.change(  # type: ignore[attr-defined]
+        None, name, pick, js=f"(name) => {known}.includes(name) ? name : '{CUSTOM}'", queue=False, show_progress="hidden"
+    )
+
+
+def models() -> list[tuple[str, str]]:
+    """(label, value) of everything Model Quick Pick offers."""
+    moved = [(f"{old} (now {new})", new) for old, new in MOVED.items()]
+    picks = [("demo (comes with the program)" if name == "demo" else name, name) for name in QUICK_PICKS]
+    return [(CUSTOM, CUSTOM), picks[0], *moved, *picks[1:], *_own_models()]
+
+
+def _own_models() -> list[tuple[str, str]]:
+    folder = workspace().models
+    try:
+        found = sorted(path for path in folder.rglob("*") if path.suffix in (".safetensors", ".ckpt") and path.stat().st_size > 300e6)
+    except OSError:
+        return []
+    return [(str(path.relative_to(folder)), str(path)) for path in found[:200]]
+
+
+def _identity(name: str) -> str:
+    """What a model is, in words; "" when there is nothing to say."""
+    moved = MOVED.get(name.strip())
+    if moved:
+        return f"This model now lives at {moved}; it is fetched from there."
+    if not name.strip():
+        return ""
+    found = identify(name)
+    if found.problem:
+        return ""
+    family = FAMILIES.get(found.family or "", found.family or "")
+    kind = KINDS.get(found.kind, found.kind)
+    return ", ".join(filter(None, (family, kind, "v-prediction" if found.prediction == "v_prediction" else ""))) + "."
+
+
+FAMILIES = {"sd15": "Stable Diffusion 1.5", "sd2": "Stable Diffusion 2", "sdxl": "Stable Diffusion XL"}
+KINDS = {
+    "single": "a single file",
+    "diffusers": "a diffusers folder",
+    "hub": "fetched from the hub when the run starts, unless it is here already",
+    "demo": "a tiny model of drawings that comes with the program",
+}
+
+
+# What will happen.
+
+
+def examine(raw: Mapping[str, Any]) -> tuple[Settings, list[Problem], list[Problem]]:
+    """(settings, reasons why they cannot run, things to know) of raw form values. Nothing is written."""
+    outside = list(paths.problems(Settings, raw))
+    usable = {key: value for key, value in raw.items() if key not in {item.key for item in outside}}
+    settings, wrong = validate(Settings, usable)
+    job = jobs()[JOB]
+    seen = {item.key for item in wrong + outside}
+    found = [item for item in job.check(settings) if item.key not in seen]
+    return settings, outside + wrong + found, [item for item in _notes(settings) if item.key not in seen]
+
+
+def _notes(settings: Settings) -> list[Problem]:
+    from trainer.checks import notes
+
+    return list(notes(settings))
+
+
+def outlook(raw: Mapping[str, Any]) -> dict[str, Any]:
+    """What the browser shows beside the form: problems, notes, the plan."""
+    settings, problems, notes = examine(raw)
+    answer: dict[str, Any] = {
+        "form": JOB,
+        "problems": [_problem(item) for item in problems],
+        "warnings": [_problem(item) for item in notes],
+        "notes": {MODEL: _identity(str(raw.get(MODEL) or ""))},
+        "ready": _ready(),
+    }
+    if not any(item.key == "train_data_dir" for item in problems):
+        plan = jobs()[JOB].plan(settings)
+        answer |= {"sentence": plan.get("sentence", ""), "details": list(_details(plan)), "plan": plan}
+    return answer
+
+
+def _problem(item: Problem) -> dict[str, Any]:
+    fix = None if item.fix is None else {key: shown(KNOWN[key], value) for key, value in item.fix.items()}
+    message = item.message if item.key in KNOWN else str(item)
+    return {"key": item.key, "label": item.label, "message": message, "fix": fix, "fix_label": item.fix_label}
+
+
+def _details(plan: Mapping[str, Any]) -> list[str]:
+    sizes = plan.get("buckets") or {}
+    lines = [f"{len(sizes)} sizes: " + ", ".join(f"{size.replace('x', '×')}" for size in list(sizes)[:4]) + (" …" if len(sizes) > 4 else "")] if len(sizes) > 1 else []
+    skipped = plan.get("skipped") or []
+    return lines + ([f"{len(skipped)} file{'s' * (len(skipped) > 1)} left out"] if skipped else [])
+
+
+def _ready() -> str:
+    busy = _active()
+    return f"{busy} is running; Start puts this run in the queue behind it." if busy else "Ready to start."
+
+
+def _active() -> str:
+    """The name of the run that is on, "" when there is none."""
+    return next((run.name for run in runs.list_runs() if run.state in ("running", "starting", "stopping")), "")
+
+
+# The buttons.
+
+
+def check(form: Form, data: Mapping[Component, Any]) -> dict[str, Any]:
+    """The answer to the Check button."""
+    answer = outlook(form.read(data))
+    count = len(answer["problems"])
+    said = f"{count} thing{'s' * (count > 1)} to mend." if count else answer.get("sentence", "") or "Ready to start."
+    return fresh({**answer, "jump": bool(count), "say": said, "tone": "bad" if count else "good"})
+
+
+def start(form: Form, data: Mapping[Component, Any]) -> tuple[str | None, dict[str, Any]]:
+    """(run id, answer): the run queued, or None and the reasons why not, which the page shows under their inputs."""
+    raw = form.read(data)
+    settings, problems, _ = examine(raw)
+    if problems:
+        answer = outlook(raw)
+        first = problems[0]
+        return None, fresh({**answer, "jump": True, "say": f"Not started. {first}", "tone": "bad"})
+    ahead = _active()
+    run = runs.queue_run(JOB, settings, settings.output_name)
+    said = f"Queued behind {ahead}." if ahead else f"{settings.output_name} is starting."
+    return run, fresh({"say": said, "tone": "good"})
+
+
+def command(form: Form, data: Mapping[Component, Any]) -> dict[str, Any]:
+    """The answer to Copy command."""
+    settings, problems = validate(Settings, form.read(data))
+    if problems:
+        return fresh({"say": f"{problems[0]}", "tone": "bad"})
+    return fresh({"copy": presets.command(JOB, settings)})
+
+
+def answer_check(data: Mapping[str, Any]) -> dict[str, Any]:
+    """What the form asks a moment after each edit: the draft is kept, and the outlook sent."""
+    values = data.get("values")
+    raw = dict(values) if isinstance(values, dict) else {}
+    drafts.save(str(data.get("browser") or ""), JOB, Settings, raw)
+    return outlook(raw)
+
+
+def opening(ticket: str) -> dict[str, Any]:
+    """What the form shows when a page opens: the draft, else what was last used, else the demo."""
+    values = drafts.opening(ticket, JOB)
+    return first_visit() if values is None else values
+
+
+def first_visit() -> dict[str, Any]:
+    """The demo, ready to start."""
+    from trainer.demo import install_demo
+
+    values = presets.load(presets.BUILT_IN / "demo.json").values
+    try:
+        return {**values, **install_demo()}
+    except OSError:  # a workspace that cannot be written to: the checks say so under the folders
+        return values
+
+
+def fresh(answer: dict[str, Any]) -> dict[str, Any]:
+    """An answer that differs from the one before it, so that the browser notices it."""
+    return {**answer, "moment": time.time_ns()}
+
+
+def plan_box() -> str:
+    """The place of the plan, before the first answer."""
+    return f'<div id="loom-plan" aria-live="polite"><p class="loom-sentence">{escape("Counting the steps …")}</p></div>'
