@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from trainer.adapters import ADAPTERS
-from trainer.adapters.start import Size, Start, read_start
+from trainer.adapters.start import Size, Start, check_sizes, read_start
 from trainer.adapters.walk import Target, targets
 from trainer.report import Failure
 
@@ -50,7 +50,9 @@ class Adapter(ABC):
         """Put a new adapter on `model`; its weights are float32 and drawn from `settings.seed`."""
         self.sizes = {target.name: size for target, size in sizes.items()}
         self.targets = {target.name: target for target in sizes}
-        self.dim, self.alpha = settings.network_dim, settings.network_alpha
+        linear = [size for target, size in sizes.items() if not target.is_spatial]
+        common = max(linear or sizes.values(), key=linear.count)
+        self.dim, self.alpha = common.rank, common.alpha
         self.training = True
         for root in dict.fromkeys(target.root for target in sizes):
             self._inject(root, {target.path: size for target, size in sizes.items() if target.root is root})
@@ -63,11 +65,15 @@ class Adapter(ABC):
     def attach(cls, model: "Model", settings: "Settings", report: "Reporter") -> Self:
         """A new adapter, or one that goes on from `settings.network_weights`."""
         everything = targets(model, ADAPTERS[settings.LoRA_type].convolutions)
-        start = read_start(settings, everything, cls.suffixes) if settings.network_weights else None
-        sizes = start.sizes if start is not None and settings.dim_from_weights else cls.sizes_of(everything, settings)
+        sizes: Mapping[Target, Size] = cls.sizes_of(everything, settings)
+        if not settings.network_weights:
+            return cls(model, sizes, settings)
+        start = read_start(settings, model, everything, cls.suffixes)
+        if settings.dim_from_weights:
+            sizes = start.sizes
+        check_sizes(start, sizes)
         adapter = cls(model, sizes, settings)
-        if start is not None:
-            adapter._go_on_from(start, report)
+        adapter._go_on_from(start, report)
         return adapter
 
     # What a type says about itself
@@ -102,7 +108,7 @@ class Adapter(ABC):
 
     @abstractmethod
     def scale_norms(self, limit: float) -> Tensor:
-        """Shrink each layer's update to a norm of at most `limit`; returns the norms before, [layers], on the device."""
+        """Shrink each layer's update to a norm of at most `limit`; returns the norms before, [layers]."""
 
     # What all share
 
@@ -141,11 +147,11 @@ class Adapter(ABC):
         own = {f"{name}.{suffix}": weight for name in self.sizes for suffix, weight in self.weights(name).items()}
         alphas = {f"{name}.alpha" for name in self.sizes}
         for key, weight in own.items():
-            if key in state and state[key].shape != weight.shape:
+            if key in state and state[key].numel() != weight.numel():
                 raise ValueError(f"{key} is {list(state[key].shape)}, the adapter's is {list(weight.shape)}")
         for key, weight in own.items():
             if key in state:
-                weight.copy_(state[key])
+                weight.copy_(state[key].view(weight.shape))
         expected = own.keys() | alphas
         return Loaded(
             matched=tuple(key for key in state if key in expected),

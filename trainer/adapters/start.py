@@ -1,16 +1,21 @@
-"""An earlier LoRA file to go on from: read, and checked against the model and the settings before anything is built."""
+"""An earlier LoRA file to go on from: read, and checked against model and settings before anything is built."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from torch import Tensor
 
-from trainer.adapters.walk import Target
+from trainer.adapters.walk import Target, targets
+from trainer.declare import by_name
+from trainer.models.identify import FAMILY_NAMES, Broken, family_of, find, read_shapes
+from trainer.models.tensors import read_tensors
+from trainer.report import Failure
+from trainer.settings import Settings
 
 if TYPE_CHECKING:
-    from trainer.settings import Settings
+    from trainer.models import Model
 
 KEY = "network_weights"
 
@@ -32,6 +37,129 @@ class Start:
     sizes: Mapping[Target, Size]
 
 
-def read_start(settings: "Settings", everything: Sequence[Target], suffixes: frozenset[str]) -> Start:
-    """The file in `settings.network_weights`, checked to fit; raises `Failure` with a sentence when it does not."""
-    raise NotImplementedError
+TYPES = (
+    ("hada_", "a LoHa"), ("lokr_", "a LoKr"), ("dora_scale", "a DoRA"), ("oft_", "an OFT"), ("on_input", "an IA3"),
+    ("lora_mid", "a LoCon with a Tucker core"), ("lora_A", "a LoRA in the diffusers format"),
+    ("lora.down", "a LoRA in an old diffusers format"), ("b1.weight", "a GLoRA"),
+)  # fmt: skip
+"""Key endings of adapter files that are not plain LoRA."""
+
+
+def label(key: str) -> str:
+    """What the page calls a setting."""
+    return by_name(Settings)[key].label
+
+
+def read_start(settings: Settings, model: "Model", everything: Sequence[Target], suffixes: frozenset[str]) -> Start:
+    """The file in `settings.network_weights`, checked to fit; raises `Failure` with a sentence when it does not.
+
+    `everything` is what the chosen type adapts; `suffixes` are the endings of its keys.
+    """
+    path, state = _read(settings.network_weights)
+    foreign = [key for key in state if "." not in key or key.split(".", 1)[1] not in suffixes | {"alpha"}]
+    if foreign:
+        raise _failure(
+            f"{path.name} is {_type_of(foreign)}, which {settings.LoRA_type} cannot go on from.", TYPE_ADVICE
+        )
+    known = {target.name: target for target in everything}
+    names = list(dict.fromkeys(key.split(".", 1)[0] for key in state))
+    strangers = [name for name in names if name not in known]
+    if strangers:
+        raise _strange(path, strangers, model, settings)
+    incomplete = [name for name in names if any(f"{name}.{suffix}" not in state for suffix in suffixes)]
+    if incomplete:
+        raise _failure(f"{path.name} is incomplete: {incomplete[0]} lacks a part.", "Choose another file.")
+    sizes = {known[name]: _size(name, state) for name in names}
+    for target in sizes:
+        _check_shape(path, target, state, model)
+    ordered = {target: sizes[target] for target in everything if target in sizes}
+    return Start(path, state, ordered)
+
+
+TYPE_ADVICE = f"Choose a file of that type, or empty {label(KEY)}."
+
+
+def _failure(reason: str, advice: str) -> Failure:
+    return Failure(f"{label(KEY)}: {reason}", advice, key=KEY)
+
+
+def _read(name: str) -> tuple[Path, dict[str, Tensor]]:
+    path = find(name.strip().strip('"'))
+    if path is None or not path.is_file():
+        raise _failure(f"there is no file {name}.", f"Choose a file, or empty {label(KEY)}.")
+    try:
+        format, shapes = read_shapes(path)
+        kind, what = family_of(shapes)
+        if kind != "lora":
+            called = FAMILY_NAMES.get(what, what)
+            raise _failure(f"{path.name} is {called}, not a LoRA.", TYPE_ADVICE)
+        return path, read_tensors(path, format)
+    except (Broken, ValueError, OSError) as error:
+        raise _failure(f"{path.name} {error}", f"Choose another file, or empty {label(KEY)}.") from error
+
+
+def _type_of(keys: Iterable[str]) -> str:
+    return next((what for mark, what in TYPES if any(mark in key for key in keys)), "an adapter of an unknown type")
+
+
+def _strange(path: Path, names: Sequence[str], model: "Model", settings: Settings) -> Failure:
+    """Why a file holds layers that the chosen type does not adapt."""
+    if {target.name for target in targets(model, convolutions=True)}.issuperset(names):
+        return _failure(
+            f"{path.name} also holds convolutions, which {settings.LoRA_type} does not train.",
+            f"Set {label('LoRA_type')} to Kohya LoCon.",
+        )
+    made_for = next(
+        (family for start, family in FOREIGN if any(name.startswith(start) for name in names)), "another model"
+    )
+    return _failure(
+        f"{path.name} was made for {made_for}: this model has no layer {names[0]}.",
+        f"Choose a LoRA for {FAMILY_NAMES[model.family]}, or empty {label(KEY)}.",
+    )
+
+
+FOREIGN = (
+    ("lora_te1_", FAMILY_NAMES["sdxl"]), ("lora_te2_", FAMILY_NAMES["sdxl"]),
+    ("lora_unet_input_blocks", FAMILY_NAMES["sdxl"]), ("lora_unet_output_blocks", FAMILY_NAMES["sdxl"]),
+    ("lora_unet_double_blocks", FAMILY_NAMES["flux"]), ("lora_transformer", FAMILY_NAMES["flux"]),
+    ("lora_unet_joint_blocks", FAMILY_NAMES["sd3"]), ("lora_te_text_model_encoder_layers_", FAMILY_NAMES["sd2"]),
+)  # fmt: skip
+"""Beginnings of layer names that other families have."""
+
+
+def _size(name: str, state: Mapping[str, Tensor]) -> Size:
+    rank = state[f"{name}.lora_down.weight"].shape[0]
+    alpha = state.get(f"{name}.alpha")
+    return Size(rank, float(rank if alpha is None else alpha))
+
+
+def _check_shape(path: Path, target: Target, state: Mapping[str, Tensor], model: "Model") -> None:
+    down, up = state[f"{target.name}.lora_down.weight"], state[f"{target.name}.lora_up.weight"]
+    out, inner = target.layer.weight.shape[0], target.layer.weight[0].numel()
+    if up.shape[0] == out and down[0].numel() == inner and up[0].numel() == down.shape[0]:
+        return
+    raise _failure(
+        f"{path.name} was made for another model: its {target.name} changes {down[0].numel()} into {up.shape[0]} values, "
+        f"this model's has {inner} and {out}.",
+        f"Choose a LoRA for {FAMILY_NAMES[model.family]}, or empty {label(KEY)}.",
+    )
+
+
+def check_sizes(start: Start, sizes: Mapping[Target, Size]) -> None:
+    """Raise `Failure` when the file's ranks or alphas are not those of the settings, `sizes`."""
+    for target, size in start.sizes.items():
+        rank, alpha = ("conv_dim", "conv_alpha") if target.is_spatial else ("network_dim", "network_alpha")
+        wanted = sizes.get(target)
+        # Files keep alpha in half precision: 0.3 comes back as 0.29998.
+        fits = wanted is not None and wanted.rank == size.rank and abs(wanted.alpha - size.alpha) <= 0.005 * size.alpha
+        if fits:
+            continue
+        key, found = (rank, size.rank) if wanted is None or wanted.rank != size.rank else (alpha, round(size.alpha, 4))
+        raise _failure(
+            f"{start.path.name} was trained with {label(key)} {found:g}, and it is set to {_set(wanted, key):g}.",
+            f"Tick {label('dim_from_weights')}, or set {label(key)} to {found:g}.",
+        )
+
+
+def _set(wanted: Size | None, key: str) -> float:
+    return 0 if wanted is None else wanted.rank if key.endswith("dim") else wanted.alpha

@@ -1,4 +1,4 @@
-"""Reading .ckpt files without running anything: an unpickler that knows tensors, and hands out inert stubs for the rest.
+"""Reading .ckpt files without running anything: an unpickler that knows tensors, and makes inert stubs of the rest.
 
 A .ckpt is a zip with a pickle in it, and a pickle can call any function while it is read. Here only the functions that
 rebuild tensors can be called. Checkpoints of training frameworks hold their own classes (callbacks, configs); those
@@ -48,10 +48,11 @@ class Rebuilt:
         self.shape = shape
 
 
+STORED = ("Double", "Float", "Half", "BFloat16", "Long", "Int", "Short", "Char", "Byte", "Bool")
 REBUILD = {
     ("collections", "OrderedDict"), ("torch._utils", "_rebuild_tensor"), ("torch._utils", "_rebuild_tensor_v2"),
     ("torch._utils", "_rebuild_parameter"), ("torch", "Size"),
-    *(("torch", f"{kind}Storage") for kind in ("Double", "Float", "Half", "BFloat16", "Long", "Int", "Short", "Char", "Byte", "Bool")),
+    *(("torch", f"{kind}Storage") for kind in STORED),
 }  # fmt: skip
 """All that a pickle may call or name."""
 

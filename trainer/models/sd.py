@@ -1,4 +1,4 @@
-"""Loading Stable Diffusion 1.5: a diffusers folder, or a single .safetensors or .ckpt file with the embedded configs."""
+"""Loading Stable Diffusion 1.5: a diffusers folder, or a single file with the embedded configs."""
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from trainer.models import Model
 from trainer.models.configs import SD15, TOKENIZER
 from trainer.models.identify import KEY, Identity, weights_file
+from trainer.models.tensors import read_tensors
 from trainer.report import Failure
 
 if TYPE_CHECKING:
@@ -28,7 +29,7 @@ def load(identity: Identity, report: "Reporter", device: "torch.device", dtype: 
     dtypes = {"unet": dtype, "text_encoder": dtype, "vae": vae_dtype}
     read = _from_folder if identity.kind == "diffusers" else _from_file
     try:
-        parts, configs = read(identity.path, dtypes, report)
+        parts, configs = read(identity, dtypes, report)
     except (OSError, ValueError, RuntimeError, KeyError) as error:
         raise Failure(
             f"{identity.path.name} could not be loaded as Stable Diffusion 1.5: {_first_line(error)}",
@@ -64,8 +65,9 @@ def _classes() -> dict[str, Any]:
     return {"unet": UNet2DConditionModel, "text_encoder": CLIPTextModel, "vae": AutoencoderKL}
 
 
-def _from_folder(path: Path, dtypes: Mapping[str, Any], report: "Reporter") -> Parts:
-    parts = {}
+def _from_folder(identity: Identity, dtypes: Mapping[str, Any], report: "Reporter") -> Parts:
+    assert identity.path is not None
+    parts, path = {}, identity.path
     for done, (name, kind) in enumerate(_classes().items()):
         report.phase("loading model", done, len(PARTS))
         file = weights_file(path / name)
@@ -80,10 +82,11 @@ def _from_folder(path: Path, dtypes: Mapping[str, Any], report: "Reporter") -> P
     return parts, path
 
 
-def _from_file(path: Path, dtypes: Mapping[str, Any], report: "Reporter") -> Parts:
+def _from_file(identity: Identity, dtypes: Mapping[str, Any], report: "Reporter") -> Parts:
     """Read the file once, memory-mapped, and give each part its tensors."""
+    assert identity.path is not None
     classes = _classes()
-    tensors = read_tensors(path)
+    tensors = read_tensors(identity.path, identity.format)
     parts: dict[str, Any] = {}
     for done, name in enumerate(("unet", "vae")):
         report.phase("loading model", done, len(PARTS))
@@ -95,17 +98,6 @@ def _from_file(path: Path, dtypes: Mapping[str, Any], report: "Reporter") -> Par
     report.phase("loading model", 2, len(PARTS))
     parts["text_encoder"] = _text_encoder(classes["text_encoder"], tensors, dtypes["text_encoder"])
     return parts, SD15
-
-
-def read_tensors(path: Path) -> dict[str, Any]:
-    """Every tensor of a model file, memory-mapped; a .ckpt cannot run code. Raises `ValueError` for a broken file."""
-    if path.suffix.lower() == ".safetensors":
-        from safetensors.torch import load_file
-
-        return load_file(path)
-    from trainer.models.pickled import load_checkpoint
-
-    return load_checkpoint(path)
 
 
 def _text_encoder(kind: Any, tensors: Mapping[str, Any], dtype: "torch.dtype") -> Any:

@@ -26,8 +26,8 @@ class Tokens:
 def encode(model: "Model", captions: "Sequence[str] | Tokens", settings: "Settings") -> Tensor:
     """The states the U-Net attends to, [B, 75 n + 2, dim], n = `max_token_length` / 75.
 
-    `settings.clip_skip` k takes the k-th state from the end (0 and 1: the last), through the final layer norm. Gradients
-    flow when the encoder's adapter is trained.
+    `settings.clip_skip` k takes the k-th state from the end (0 and 1: the last), through the final layer norm.
+    Gradients flow when the encoder's adapter is trained.
     """
     tokens = captions if isinstance(captions, Tokens) else tokenize(model, captions, settings)
     return encode_tokens(model.text_encoders[0], tokens, settings.clip_skip)

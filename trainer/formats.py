@@ -1,0 +1,295 @@
+"""What the finished file says about itself, and writing it so that it is whole or not there.
+
+Keys and values of the metadata are those of Kohya's scripts (`ss_*`, `sshs_*`) and of the model specification
+(`modelspec.*`), because web UIs show and search them. Every value is a text.
+"""
+
+import contextlib
+import errno
+import hashlib
+import io
+import json
+import os
+import random
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
+from datetime import datetime
+from importlib import import_module
+from importlib import metadata as packages
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+from trainer.adapters import ADAPTERS, CONVOLUTIONAL
+from trainer.report import Failure
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+    from trainer.data.dataset import Dataset, Subset
+    from trainer.models import Model
+    from trainer.plan import Plan
+    from trainer.settings import Settings
+
+PROGRAM = "lora-loom"
+NONE = "None"
+"""How the reference writes what is not set."""
+
+
+class Progress(Protocol):
+    """How far the training is: optimizer steps and epochs done, and when it started (seconds since 1970)."""
+
+    @property
+    def step(self) -> int: ...
+    @property
+    def epoch(self) -> int: ...
+    @property
+    def started(self) -> float: ...
+
+
+# Metadata
+
+
+FAMILIES = {"sd15": ("sd_v1", "stable-diffusion-v1/lora")}
+"""Base model version and architecture of each family, as the ecosystem writes them."""
+
+NOT_CHOSEN: dict[str, Any] = {
+    "adaptive_noise_scale": None, "caption_tag_dropout_rate": 0.0, "debiased_estimation": False,
+    "face_crop_aug_range": None, "fp8_base": False, "fp8_base_unet": False, "full_fp16": False, "huber_c": 0.1,
+    "huber_scale": 1.0, "huber_schedule": "snr", "ip_noise_gamma": None, "ip_noise_gamma_random_strength": False,
+    "loss_type": "l2", "lowram": False, "max_grad_norm": 1.0, "max_validation_steps": None,
+    "multires_noise_discount": 0.3, "multires_noise_iterations": None, "noise_offset_random_strength": False,
+    "num_validation_images": 0, "random_crop": False, "resize_interpolation": None, "v2": False,
+    "validate_every_n_epochs": None, "validate_every_n_steps": None, "validation_seed": None, "validation_split": 0.0,
+    "zero_terminal_snr": False,
+}  # fmt: skip
+"""What the reference writes for settings that this program may not have; a setting of that name wins."""
+
+AS_SET = (
+    "bucket_no_upscale", "cache_latents", "caption_dropout_every_n_epochs", "caption_dropout_rate", "color_aug",
+    "enable_bucket", "flip_aug", "gradient_accumulation_steps", "gradient_checkpointing", "keep_tokens", "learning_rate",
+    "lr_scheduler", "max_bucket_reso", "min_bucket_reso", "mixed_precision", "output_name", "prior_loss_weight", "seed",
+    "shuffle_caption", "text_encoder_lr", "unet_lr",
+)  # fmt: skip
+NONE_IF_OFF = ("min_snr_gamma", "network_dropout", "noise_offset", "scale_weight_norms", "training_comment")
+"""Settings written under their own name; the latter as None while they are 0 or empty."""
+
+
+def metadata(
+    settings: "Settings", model: "Model", dataset: "Dataset", plan: "Plan", progress: Progress, adapter: Any = None
+) -> dict[str, str]:
+    """All `ss_*` and `modelspec.*` of a file saved now; `save` adds the hashes.
+
+    `adapter` gives rank and alpha when they come from a file instead of the settings.
+    """
+    version, architecture = FAMILIES[model.family]
+    values: dict[str, Any] = {name: getattr(settings, name, value) for name, value in NOT_CHOSEN.items()}
+    values |= {name: getattr(settings, name) for name in AS_SET}
+    values |= {name: getattr(settings, name) or None for name in NONE_IF_OFF}
+    values |= {
+        "base_model_version": version,
+        "batch_size_per_device": settings.train_batch_size,
+        "total_batch_size": settings.train_batch_size,
+        "bucket_info": _json(bucket_info(settings, dataset, plan)) if settings.enable_bucket else None,
+        "clip_skip": settings.clip_skip if settings.clip_skip > 1 else None,
+        "dataset_dirs": _json(_folders(subset for subset in dataset.subsets if not subset.is_reg)),
+        "reg_dataset_dirs": _json(_folders(subset for subset in dataset.subsets if subset.is_reg)),
+        "tag_frequency": _json(tag_frequency(dataset.subsets)),
+        "epoch": progress.epoch,
+        "steps": progress.step,
+        "lr_warmup_steps": plan.warmup_steps,
+        "max_token_length": settings.max_token_length if settings.max_token_length > 75 else None,
+        "max_train_steps": plan.steps,
+        "network_alpha": float(settings.network_alpha if adapter is None else adapter.alpha),
+        "network_dim": settings.network_dim if adapter is None else adapter.dim,
+        "network_module": ADAPTERS[settings.LoRA_type].network_module,
+        "num_batches_per_epoch": plan.batches_per_epoch,
+        "num_epochs": plan.epochs,
+        "num_reg_images": plan.reg_repeated,
+        "num_train_images": plan.repeated,
+        "optimizer": optimizer_name(settings),
+        "resolution": settings.resolution,
+        "sd_model_name": model.source.name,
+        "sd_model_hash": model.hashes["sd_model_hash"],
+        "new_sd_model_hash": model.hashes["new_sd_model_hash"],
+        "sd_scripts_commit_hash": implementation(),
+        "session_id": _session(progress),
+        "training_started_at": progress.started,
+        "training_finished_at": time.time(),
+    }
+    if arguments := network_args(settings):
+        values["network_args"] = _json(arguments)
+    return {f"ss_{name}": str(value) for name, value in sorted(values.items())} | _modelspec(
+        settings, model, architecture
+    )
+
+
+def _modelspec(settings: "Settings", model: "Model", architecture: str) -> dict[str, str]:
+    width, height = settings.resolution
+    values = {
+        "sai_model_spec": "1.0.1",
+        "architecture": architecture,
+        "implementation": "diffusers",
+        "implementation_version": implementation(),
+        "title": settings.output_name,
+        "resolution": f"{width}x{height}",
+        "date": datetime.now().isoformat(timespec="seconds"),
+        "prediction_type": "v" if model.prediction_type == "v_prediction" else "epsilon",
+    }
+    if settings.clip_skip > 1:
+        values["encoder_layer"] = str(settings.clip_skip)
+    return {f"modelspec.{name}": value for name, value in values.items()}
+
+
+def bucket_info(settings: "Settings", dataset: "Dataset", plan: "Plan") -> dict[str, Any]:
+    """Each bucket's resolution and number of pictures (with repeats), and how far shapes are off on average."""
+    from trainer.data.buckets import place
+
+    sizes = [tuple(map(int, name.split("x"))) for name in plan.buckets]
+    buckets = sorted(zip(sizes, plan.buckets.values(), strict=True))
+    errors = []
+    for picture, _ in dataset.repeated():
+        (width, height), bucket = picture.size, place(picture.size, settings).bucket
+        errors.append(abs(bucket[0] / bucket[1] - width / height))
+    return {
+        "buckets": {str(i): {"resolution": list(size), "count": count} for i, (size, count) in enumerate(buckets)},
+        "mean_img_ar_error": sum(errors) / len(errors) if errors else 0.0,
+    }
+
+
+def _folders(subsets: Iterable["Subset"]) -> dict[str, dict[str, int]]:
+    return {subset.name: {"n_repeats": subset.repeats, "img_count": len(subset.pictures)} for subset in subsets}
+
+
+def tag_frequency(subsets: Iterable["Subset"]) -> dict[str, dict[str, int]]:
+    """How often each comma-separated part of the captions occurs, in each folder; pictures count once."""
+    counts: dict[str, Counter[str]] = {}
+    for subset in subsets:
+        parts = (part.strip().lower() for picture in subset.pictures for part in picture.caption.split(","))
+        counts.setdefault(subset.name, Counter()).update(part for part in parts if part)
+    return {name: dict(count) for name, count in counts.items()}
+
+
+def network_args(settings: "Settings") -> dict[str, Any]:
+    """Arguments of the network beyond rank and alpha, as Kohya's command line would be given them."""
+    given: dict[str, Any] = {}
+    if settings.LoRA_type in CONVOLUTIONAL:
+        given |= {"conv_dim": str(settings.conv_dim), "conv_alpha": str(settings.conv_alpha)}
+    given |= {
+        name: str(getattr(settings, name)) for name in ("rank_dropout", "module_dropout") if getattr(settings, name)
+    }
+    if given and settings.network_dropout:
+        given["dropout"] = settings.network_dropout
+    return given
+
+
+def optimizer_name(settings: "Settings") -> str:
+    """The optimizer's class by its full name, with its extra arguments in brackets."""
+    from trainer.optimizers import OPTIMIZERS
+
+    row = OPTIMIZERS[settings.optimizer]
+    path = row if isinstance(row, str) else str(getattr(row, "path", settings.optimizer))
+    module, _, name = path.rpartition(".")
+    with contextlib.suppress(ImportError, AttributeError):
+        path = f"{getattr(import_module(module), name).__module__}.{name}"
+    arguments = ",".join(settings.optimizer_args.split())
+    return f"{path}({arguments})" if arguments else path
+
+
+def implementation() -> str:
+    """This program and its version."""
+    try:
+        return f"{PROGRAM}/{packages.version(PROGRAM)}"
+    except packages.PackageNotFoundError:
+        return PROGRAM
+
+
+def _session(progress: Progress) -> int:
+    """A number of the run, the same for all its files."""
+    return random.Random(progress.started).randrange(2**32)
+
+
+def _json(value: Any) -> str:
+    return json.dumps(value, ensure_ascii=True)
+
+
+# Files
+
+
+def dtype_of(save_precision: str) -> "torch.dtype":
+    """The type in which `save_precision` keeps numbers."""
+    import torch
+
+    return {"float": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}[save_precision]
+
+
+def save(path: Path, tensors: Mapping[str, "Tensor"], metadata: Mapping[str, str], as_ckpt: bool = False) -> Path:
+    """Write tensors to `path`, which then is whole, or is as it was before; returns it.
+
+    A .safetensors carries the metadata with both hashes; a .ckpt is a plain dict of tensors, which has no place for
+    them. Raises `Failure` when the folder cannot be written or the disk is full.
+    """
+    if as_ckpt:
+        import torch
+
+        buffer = io.BytesIO()
+        torch.save(dict(tensors), buffer)
+        return write(path, buffer.getvalue())
+    from safetensors.torch import save as serialise
+
+    return write(path, serialise(dict(tensors), {**metadata, **hashes(tensors, metadata)}))
+
+
+def hashes(tensors: Mapping[str, "Tensor"], metadata: Mapping[str, str]) -> dict[str, str]:
+    """`sshs_model_hash` and `sshs_legacy_hash`, over a serialisation with nothing but the `ss_*` metadata.
+
+    The first is sha256 of the tensor data; the second, 8 digits of sha256 over bytes 0x100000 to 0x110000 of the file.
+    """
+    from safetensors.torch import save as serialise
+
+    data = serialise(dict(tensors), {key: value for key, value in metadata.items() if key.startswith("ss_")})
+    start = 8 + int.from_bytes(data[:8], "little")
+    return {
+        "sshs_model_hash": hashlib.sha256(memoryview(data)[start:]).hexdigest(),
+        "sshs_legacy_hash": hashlib.sha256(data[0x100000:0x110000]).hexdigest()[:8],
+    }
+
+
+def write(path: Path, data: bytes) -> Path:
+    """Put `data` at `path` by way of a temporary file beside it. Raises `Failure` with a sentence."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with temporary.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+        raise Failure(*_why_not(path, len(data), error), key="output_dir") from error
+    return path
+
+
+def _why_not(path: Path, size: int, error: OSError) -> tuple[str, str]:
+    reasons: dict[int | None, Callable[[], tuple[str, str]]] = {
+        errno.ENOSPC: lambda: (
+            f"The disk is full: {path} needs {size / 1e6:.1f} MB.", "Free some space, or choose another output folder."
+        ),
+        errno.EACCES: lambda: (f"{path.parent} may not be written to.", "Choose another output folder."),
+        errno.EROFS: lambda: (f"{path.parent} is read-only.", "Choose another output folder."),
+        errno.EPERM: lambda: (f"{path.parent} may not be written to.", "Choose another output folder."),
+    }  # fmt: skip
+    other = lambda: (f"{path} could not be written: {error.strerror or error}.", "Choose another output folder.")  # noqa: E731
+    return reasons.get(error.errno, other)()
+
+
+def read_metadata(path: Path) -> dict[str, str]:
+    """The metadata in a .safetensors file's header, {} where there is none; raises `identify.Broken` for other files."""
+    from trainer.models.identify import read_header
+
+    header, _ = read_header(path)
+    found = header.get("__metadata__", {})
+    return {str(key): str(value) for key, value in found.items()} if isinstance(found, dict) else {}
