@@ -45,7 +45,7 @@ class Job:
         raise NotImplementedError
 
 
-PACKAGES = ("trainer.captioners", "trainer.tools")
+PACKAGES: tuple[str, ...] = ("trainer.captioners", "trainer.tools")
 
 
 @cache

@@ -19,11 +19,11 @@ FLUSH_EVERY, HEARTBEAT_EVERY, LOOK_EVERY = 0.5, 2.0, 0.25
 """Seconds between writing out buffered events, renewing the heartbeat, and looking for commands."""
 
 
-class Stopped(Exception):  # noqa: N818 - it is no error
+class Stopped(Exception):
     """Raised by a job that obeyed "stop", after it saved what it must."""
 
 
-class Failure(Exception):  # noqa: N818 - it reads as what it says
+class Failure(Exception):
     """Why a run cannot go on, as a sentence for people; `advice` is the way out, `key` the setting it is about."""
 
     def __init__(self, reason: str, advice: str = "", key: str = "") -> None:

@@ -42,27 +42,27 @@ NOT_FOR_CHILDREN = ("LOOM_USERNAME", "LOOM_PASSWORD")
 def start(idle: float = IDLE, patience: tuple[float, ...] = PATIENCE) -> "subprocess.Popen[bytes]":
     """Start a supervisor for this workspace, detached. One that finds another at work ends at once, so start freely.
 
-    Leave the work (the queue's entry, the command) on disk first: a supervisor looks once more after giving up its lock.
+    Leave the work (an entry, a command) on disk first: a supervisor looks once more after it gave up its lock.
     """
     root = workspace().root
     root.mkdir(parents=True, exist_ok=True)
     words = [sys.executable, "-P", "-m", "trainer.supervisor", "--idle", str(idle), "--patience", *map(str, patience)]
     with (root / LOG).open("ab") as log:
         child = subprocess.Popen(
-            words, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=_environment(), **_detached(hidden_console=True)
+            words, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=_environment(), **_detached(hidden=True)
         )
     threading.Thread(target=child.wait, name="supervisor's exit", daemon=True).start()
     return child
 
 
-def _detached(hidden_console: bool) -> dict[str, Any]:
+def _detached(hidden: bool) -> dict[str, Any]:
     """Arguments for a child that neither Ctrl-C in our terminal nor our own end reaches.
 
     On Windows the supervisor gets a hidden console, which its trainers share, so that it can send them Ctrl-Break.
     """
     if sys.platform == "win32":
         flags = subprocess.CREATE_NEW_PROCESS_GROUP
-        return {"creationflags": flags | subprocess.CREATE_NO_WINDOW if hidden_console else flags}
+        return {"creationflags": flags | subprocess.CREATE_NO_WINDOW if hidden else flags}
     return {"start_new_session": True}
 
 
@@ -134,7 +134,10 @@ class Watched:
 
     def interrupt(self) -> None:
         """As Ctrl-C (Ctrl-Break on Windows)."""
-        self.process.send_signal(signal.CTRL_BREAK_EVENT if sys.platform == "win32" else signal.SIGINT)
+        if sys.platform == "win32":
+            self.process.send_signal(signal.CTRL_BREAK_EVENT)
+        else:
+            self.process.send_signal(signal.SIGINT)
 
     def terminate(self) -> None:
         """Ask the process to end; Windows has no such request."""
@@ -167,8 +170,8 @@ class Watched:
                 reason = reasons.of_exit(code, words)
                 state = "failed" if code is not None and code > 0 and not status else "interrupted"
         return {
-            "state": state, "code": code, "signal": reasons.signal_name(code), "reason": reason.text, "advice": reason.advice,
-            "last_words": words, "step": status.get("step", 0), "ended": time.time(),
+            "state": state, "code": code, "signal": reasons.signal_name(code), "reason": reason.text,
+            "advice": reason.advice, "last_words": words, "step": status.get("step", 0), "ended": time.time(),
         }  # fmt: skip
 
 
@@ -192,7 +195,7 @@ class Supervisor:
         """Work until there has been nothing to do for a while."""
         self._recover()
         quiet_since = time.monotonic()
-        while time.monotonic() - quiet_since < self.idle:
+        while True:
             try:
                 busy = self.turn()
             except Exception:  # a full disk, a folder deleted under our feet: say so, and go on
@@ -201,6 +204,8 @@ class Supervisor:
                 time.sleep(1.0)
             if busy:
                 quiet_since = time.monotonic()
+            elif time.monotonic() - quiet_since >= self.idle:
+                return
             time.sleep(LOOK_EVERY)
 
     def turn(self) -> bool:
@@ -276,7 +281,7 @@ class Supervisor:
             with (folder / runfolder.LOG).open("ab") as log:
                 child = subprocess.Popen(
                     words, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, env=_environment(),
-                    cwd=_where(folder), **_detached(hidden_console=False),
+                    cwd=_where(folder), **_detached(hidden=False),
                 )  # fmt: skip
             run = Watched(folder, psutil.Process(child.pid), child)
         except (OSError, psutil.Error) as error:
@@ -307,14 +312,14 @@ def main(argv: list[str]) -> int:
     """Be the supervisor of this workspace, unless there is one."""
     parser = argparse.ArgumentParser(prog="python -m trainer.supervisor", description="Works the queue of a workspace.")
     parser.add_argument("--idle", type=float, default=IDLE, help="seconds without work before it ends")
-    parser.add_argument("--patience", type=float, nargs=3, default=PATIENCE, help="seconds on each rung of the stop ladder")
+    parser.add_argument("--patience", type=float, nargs=3, default=PATIENCE, help="seconds on each rung of the ladder")
     options = parser.parse_args(argv)
     root = workspace().root
     root.mkdir(parents=True, exist_ok=True)
     lock = FileLock(root / LOCK)
     while True:
         try:
-            lock.acquire(timeout=0)
+            lock.acquire(timeout=1.0)  # one that was killed a moment ago may still be going
         except Timeout:
             return 0
         with lock:
