@@ -68,8 +68,8 @@ NOT_CHOSEN: dict[str, Any] = {
 
 AS_SET = (
     "bucket_no_upscale", "cache_latents", "caption_dropout_every_n_epochs", "caption_dropout_rate", "color_aug",
-    "enable_bucket", "flip_aug", "gradient_accumulation_steps", "gradient_checkpointing", "keep_tokens", "learning_rate",
-    "lr_scheduler", "max_bucket_reso", "min_bucket_reso", "mixed_precision", "output_name", "prior_loss_weight", "seed",
+    "enable_bucket", "flip_aug", "gradient_accumulation_steps", "gradient_checkpointing", "keep_tokens",
+    "learning_rate", "lr_scheduler", "max_bucket_reso", "min_bucket_reso", "mixed_precision", "output_name", "prior_loss_weight", "seed",
     "shuffle_caption", "text_encoder_lr", "unet_lr",
 )  # fmt: skip
 NONE_IF_OFF = ("min_snr_gamma", "network_dropout", "noise_offset", "scale_weight_norms", "training_comment")
@@ -120,9 +120,8 @@ def metadata(
     }
     if arguments := network_args(settings):
         values["network_args"] = _json(arguments)
-    return {f"ss_{name}": str(value) for name, value in sorted(values.items())} | _modelspec(
-        settings, model, architecture
-    )
+    ours = {f"ss_{name}": str(value) for name, value in sorted(values.items())}
+    return ours | _modelspec(settings, model, architecture)
 
 
 def _modelspec(settings: "Settings", model: "Model", architecture: str) -> dict[str, str]:
@@ -176,9 +175,8 @@ def network_args(settings: "Settings") -> dict[str, Any]:
     given: dict[str, Any] = {}
     if settings.LoRA_type in CONVOLUTIONAL:
         given |= {"conv_dim": str(settings.conv_dim), "conv_alpha": str(settings.conv_alpha)}
-    given |= {
-        name: str(getattr(settings, name)) for name in ("rank_dropout", "module_dropout") if getattr(settings, name)
-    }
+    dropouts = {name: getattr(settings, name) for name in ("rank_dropout", "module_dropout")}
+    given |= {name: str(value) for name, value in dropouts.items() if value}
     if given and settings.network_dropout:
         given["dropout"] = settings.network_dropout
     return given
@@ -287,7 +285,7 @@ def _why_not(path: Path, size: int, error: OSError) -> tuple[str, str]:
 
 
 def read_metadata(path: Path) -> dict[str, str]:
-    """The metadata in a .safetensors file's header, {} where there is none; raises `identify.Broken` for other files."""
+    """The metadata in the header of a .safetensors file, {} if there is none; raises `Broken` for other files."""
     from trainer.models.identify import read_header
 
     header, _ = read_header(path)

@@ -68,7 +68,7 @@ class Adapter(ABC):
         sizes: Mapping[Target, Size] = cls.sizes_of(everything, settings)
         if not settings.network_weights:
             return cls(model, sizes, settings)
-        start = read_start(settings, model, everything, cls.suffixes)
+        start = read_start(settings, model, everything, cls)
         if settings.dim_from_weights:
             sizes = start.sizes
         check_sizes(start, sizes)
@@ -85,6 +85,16 @@ class Adapter(ABC):
     @abstractmethod
     def sizes_of(cls, everything: Sequence[Target], settings: "Settings") -> dict[Target, Size]:
         """Rank and alpha of each layer that `settings` ask for; a layer that is left alone is left out."""
+
+    @classmethod
+    @abstractmethod
+    def size_in(cls, state: Mapping[str, Tensor], name: str) -> Size:
+        """Rank and alpha of the layer `name` in a file's tensors."""
+
+    @classmethod
+    @abstractmethod
+    def shape_in(cls, state: Mapping[str, Tensor], name: str) -> tuple[int, int] | None:
+        """(outputs, inputs × kernel) of the layer that a file's tensors were made for; None if they contradict."""
 
     @abstractmethod
     def peft_config(self, sizes: Mapping[str, Size]) -> "PeftConfig":
@@ -189,7 +199,10 @@ class Adapter(ABC):
 
     def _thaw(self, part: str) -> list[nn.Parameter]:
         names = [name for name, target in self.targets.items() if target.part == part]
-        return [weight.requires_grad_(True) for name in names for weight in self.weights(name).values()]
+        weights = [weight for name in names for weight in self.weights(name).values()]
+        for weight in weights:
+            weight.requires_grad_(True)
+        return weights
 
     def _go_on_from(self, start: Start, report: "Reporter") -> None:
         loaded = self.load(start.state)

@@ -37,6 +37,20 @@ class LoRA(Adapter):
         sizes = {target: spatial if target.is_spatial else linear for target in everything}
         return {target: size for target, size in sizes.items() if size.rank > 0}
 
+    @classmethod
+    def size_in(cls, state: Mapping[str, Tensor], name: str) -> Size:
+        """The rank is the number of A's outputs; without an alpha it counts once."""
+        rank = state[f"{name}.{DOWN}"].shape[0]
+        return Size(rank, float(state.get(f"{name}.alpha", rank)))
+
+    @classmethod
+    def shape_in(cls, state: Mapping[str, Tensor], name: str) -> tuple[int, int] | None:
+        """B's outputs and A's inputs, if both have one rank."""
+        down, up = state[f"{name}.{DOWN}"], state[f"{name}.{UP}"]
+        if down.ndim not in (2, 4) or up.ndim not in (2, 4) or not down.numel() or up[0].numel() != down.shape[0]:
+            return None
+        return up.shape[0], down[0].numel()
+
     def peft_config(self, sizes: Mapping[str, Size]) -> "LoraConfig":
         """A rank and alpha for each path; the pattern is the path itself."""
         from peft import LoraConfig
@@ -91,12 +105,12 @@ class LoRA(Adapter):
             groups[weights[DOWN].shape, weights[UP].shape].append(name)
         norms = []
         for names in groups.values():
-            down, up = ([self.weights(name)[key] for name in names] for key in (DOWN, UP))
+            down, up = ([self.weights(name)[key].data for name in names] for key in (DOWN, UP))
             A, B = torch.stack(down).flatten(2), torch.stack(up).flatten(2)
             squares = ((B.mT @ B) * (A @ A.mT)).sum((1, 2)).clamp(min=0)
             scales = squares.new_tensor([self.sizes[name].alpha / self.sizes[name].rank for name in names])
             n = squares.sqrt() * scales
-            root = (limit / n.clamp(min=limit)).sqrt().unbind()
+            root = list((limit / n.clamp(min=limit)).sqrt().unbind())
             torch._foreach_mul_(down, root)
             torch._foreach_mul_(up, root)
             norms.append(n)

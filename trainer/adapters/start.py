@@ -15,6 +15,7 @@ from trainer.report import Failure
 from trainer.settings import Settings
 
 if TYPE_CHECKING:
+    from trainer.adapters.adapter import Adapter
     from trainer.models import Model
 
 KEY = "network_weights"
@@ -50,13 +51,13 @@ def label(key: str) -> str:
     return by_name(Settings)[key].label
 
 
-def read_start(settings: Settings, model: "Model", everything: Sequence[Target], suffixes: frozenset[str]) -> Start:
+def read_start(settings: Settings, model: "Model", everything: Sequence[Target], kind: "type[Adapter]") -> Start:
     """The file in `settings.network_weights`, checked to fit; raises `Failure` with a sentence when it does not.
 
-    `everything` is what the chosen type adapts; `suffixes` are the endings of its keys.
+    `everything` is what the chosen LoRA type adapts, `kind` its class.
     """
     path, state = _read(settings.network_weights)
-    foreign = [key for key in state if "." not in key or key.split(".", 1)[1] not in suffixes | {"alpha"}]
+    foreign = [key for key in state if "." not in key or key.split(".", 1)[1] not in kind.suffixes | {"alpha"}]
     if foreign:
         raise _failure(
             f"{path.name} is {_type_of(foreign)}, which {settings.LoRA_type} cannot go on from.", TYPE_ADVICE
@@ -66,12 +67,12 @@ def read_start(settings: Settings, model: "Model", everything: Sequence[Target],
     strangers = [name for name in names if name not in known]
     if strangers:
         raise _strange(path, strangers, model, settings)
-    incomplete = [name for name in names if any(f"{name}.{suffix}" not in state for suffix in suffixes)]
+    incomplete = [name for name in names if any(f"{name}.{suffix}" not in state for suffix in kind.suffixes)]
     if incomplete:
         raise _failure(f"{path.name} is incomplete: {incomplete[0]} lacks a part.", "Choose another file.")
-    sizes = {known[name]: _size(name, state) for name in names}
-    for target in sizes:
-        _check_shape(path, target, state, model)
+    for name in names:
+        _check_shape(path, known[name], kind.shape_in(state, name), model)
+    sizes = {known[name]: kind.size_in(state, name) for name in names}
     ordered = {target: sizes[target] for target in everything if target in sizes}
     return Start(path, state, ordered)
 
@@ -109,9 +110,8 @@ def _strange(path: Path, names: Sequence[str], model: "Model", settings: Setting
             f"{path.name} also holds convolutions, which {settings.LoRA_type} does not train.",
             f"Set {label('LoRA_type')} to Kohya LoCon.",
         )
-    made_for = next(
-        (family for start, family in FOREIGN if any(name.startswith(start) for name in names)), "another model"
-    )
+    families = (family for start, family in FOREIGN if any(name.startswith(start) for name in names))
+    made_for = next(families, "another model")
     return _failure(
         f"{path.name} was made for {made_for}: this model has no layer {names[0]}.",
         f"Choose a LoRA for {FAMILY_NAMES[model.family]}, or empty {label(KEY)}.",
@@ -127,20 +127,15 @@ FOREIGN = (
 """Beginnings of layer names that other families have."""
 
 
-def _size(name: str, state: Mapping[str, Tensor]) -> Size:
-    rank = state[f"{name}.lora_down.weight"].shape[0]
-    alpha = state.get(f"{name}.alpha")
-    return Size(rank, float(rank if alpha is None else alpha))
-
-
-def _check_shape(path: Path, target: Target, state: Mapping[str, Tensor], model: "Model") -> None:
-    down, up = state[f"{target.name}.lora_down.weight"], state[f"{target.name}.lora_up.weight"]
+def _check_shape(path: Path, target: Target, found: tuple[int, int] | None, model: "Model") -> None:
     out, inner = target.layer.weight.shape[0], target.layer.weight[0].numel()
-    if up.shape[0] == out and down[0].numel() == inner and up[0].numel() == down.shape[0]:
+    if found == (out, inner):
         return
+    if found is None:
+        raise _failure(f"{path.name} is damaged: the parts of {target.name} do not fit together.", TYPE_ADVICE)
     raise _failure(
-        f"{path.name} was made for another model: its {target.name} changes {down[0].numel()} into {up.shape[0]} values, "
-        f"this model's has {inner} and {out}.",
+        f"{path.name} was made for another model: its {target.name} turns {found[1]} values into {found[0]}, "
+        f"this model's turns {inner} into {out}.",
         f"Choose a LoRA for {FAMILY_NAMES[model.family]}, or empty {label(KEY)}.",
     )
 

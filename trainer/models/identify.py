@@ -1,4 +1,4 @@
-"""What a file, folder or name holds: which kind of file, which family of models, and what is wrong with it. No torch."""
+"""What a file, folder or name holds: which kind, which family of models, and what is wrong with it. No torch."""
 
 import json
 import re
@@ -352,7 +352,8 @@ PARTS = (
     ("down_blocks.0.attentions.0.transformer_blocks", "one part of a diffusers model"),
     ("transformer_blocks.0.", "one part of a diffusers model"),
     ("decoder.conv_in.weight", "a VAE"), ("first_stage_model.", "a VAE"),
-    ("text_model.encoder.layers.0.", "a text encoder"), ("conv_first.weight", "an upscaler"), ("model.0.weight", "an upscaler"),
+    ("text_model.encoder.layers.0.", "a text encoder"), ("conv_first.weight", "an upscaler"),
+    ("model.0.weight", "an upscaler"),
 )  # fmt: skip
 
 
