@@ -15,7 +15,6 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from datetime import datetime
-from importlib import import_module
 from importlib import metadata as packages
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -69,8 +68,8 @@ NOT_CHOSEN: dict[str, Any] = {
 AS_SET = (
     "bucket_no_upscale", "cache_latents", "caption_dropout_every_n_epochs", "caption_dropout_rate", "color_aug",
     "enable_bucket", "flip_aug", "gradient_accumulation_steps", "gradient_checkpointing", "keep_tokens",
-    "learning_rate", "lr_scheduler", "max_bucket_reso", "min_bucket_reso", "mixed_precision", "output_name", "prior_loss_weight", "seed",
-    "shuffle_caption", "text_encoder_lr", "unet_lr",
+    "learning_rate", "lr_scheduler", "max_bucket_reso", "min_bucket_reso", "mixed_precision", "output_name",
+    "prior_loss_weight", "seed", "shuffle_caption", "text_encoder_lr", "unet_lr",
 )  # fmt: skip
 NONE_IF_OFF = ("min_snr_gamma", "network_dropout", "noise_offset", "scale_weight_norms", "training_comment")
 """Settings written under their own name; the latter as None while they are 0 or empty."""
@@ -186,11 +185,7 @@ def optimizer_name(settings: "Settings") -> str:
     """The optimizer's class by its full name, with its extra arguments in brackets."""
     from trainer.optimizers import OPTIMIZERS
 
-    row = OPTIMIZERS[settings.optimizer]
-    path = row if isinstance(row, str) else str(getattr(row, "path", settings.optimizer))
-    module, _, name = path.rpartition(".")
-    with contextlib.suppress(ImportError, AttributeError):
-        path = f"{getattr(import_module(module), name).__module__}.{name}"
+    path = OPTIMIZERS[settings.optimizer].path
     arguments = ",".join(settings.optimizer_args.split())
     return f"{path}({arguments})" if arguments else path
 

@@ -182,13 +182,16 @@ def _folder_family(pipeline: str, unet: Mapping[str, Any]) -> str:
     return "sd2" if unet.get("use_linear_projection") or unet.get("cross_attention_dim") == 1024 else "sd15"
 
 
+def weights_names(part: str, variant: str = "") -> list[str]:
+    """What the weights of one component may be called, best first; `variant` is "" or "fp16"."""
+    stem, end = WEIGHTS[part], f".{variant}" if variant else ""
+    return [f"{stem}{end}.safetensors", f"{'pytorch_model' if stem == 'model' else stem}{end}.bin"]
+
+
 def weights_file(component: Path, variant: str = "") -> Path | None:
     """The file with the weights of one component folder; `variant` is "" or "fp16"."""
-    stem = WEIGHTS[component.name]
-    ends = [f".{variant}"] if variant else [""]
-    names = [f"{stem}{end}.safetensors" for end in ends]
-    names += [f"{'pytorch_model' if stem == 'model' else stem}{end}.bin" for end in ends]
-    return next((component / name for name in names if (component / name).is_file()), None)
+    paths = (component / name for name in weights_names(component.name, variant))
+    return next((path for path in paths if path.is_file()), None)
 
 
 def _check_component(component: Path) -> None:

@@ -1,4 +1,4 @@
-"""Small files every model of a family shares, so that a single file loads with no network: configs and the tokenizer."""
+"""Small files all models of a family share, so that a single file loads with no network: configs and tokenizer."""
 
 from pathlib import Path
 
