@@ -249,7 +249,7 @@ class Supervisor:
             elif facts.outcome or facts.status.get("state") in runfolder.ENDED:
                 self._settled.add(name)
             elif facts.state == "interrupted":
-                self._record(folder, _outcome_of_the_dead(folder, facts))
+                self._record(folder, post_mortem(folder, facts))
 
     def _settle(self, name: str, run: Watched) -> None:
         run.kill_family()
@@ -299,7 +299,8 @@ def _where(folder: Path) -> str | None:
     return there if there and Path(there).is_dir() else None
 
 
-def _outcome_of_the_dead(folder: Path, facts: runfolder.Facts) -> dict[str, Any]:
+def post_mortem(folder: Path, facts: runfolder.Facts) -> dict[str, Any]:
+    """How a run ended that died while nobody watched, as far as its files tell."""
     words = runfolder.tail(folder / runfolder.LOG)
     reason = reasons.of_exit(None, words)
     return {

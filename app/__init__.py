@@ -1,0 +1,1 @@
+"""The browser interface; the only importer of gradio."""
