@@ -230,36 +230,31 @@ class Setup:
         )
         (self.root / "setup.log").unlink(missing_ok=True)
 
-        if not self.venv_is_usable(state):
+        fresh = not self.venv_is_usable(state)
+        if fresh:
             self.make_venv()
-            state.pop("torch_from", None)
         version = python_version(self.python)
         if version is None:
             raise Problem(f"{self.python} does not start. Delete the folder {self.venv} and run this again.")
 
-        address = self.address(torch_index_url, state)
-        state = {
-            "extras": everything,
-            "torch_index_url": address,
-            "torch_from": state.get("torch_from"),
-            "python": version,
-        }
-        self.write_state(state)
+        before, address = state.get("torch_from"), self.address(torch_index_url, state)
+        self.write_state({"python": version, "extras": everything, "torch_from": before})
 
-        pip = [str(self.python), "-I", "-m", "pip"]
-        quiet = ["--disable-pip-version-check", "--no-input"]
+        install = [str(self.python), "-I", "-m", "pip", "install", "--disable-pip-version-check", "--no-input"]
+        install += ["--progress-bar", "off"]
         constraints = ["--constraint", str(self.root / "constraints.txt")]
-        torch = "torch=={}".format(self.pins()["torch"])
-        if state["torch_from"] not in (None, address):
-            self.run("Removing the other build of PyTorch", [*pip, "uninstall", "--yes", *quiet, "torch"])
         # PyTorch comes first and exactly: a range, or a package that wants any torch, could bring another build.
+        torch = "torch=={}".format(self.pins()["torch"])
         given = torch_index_url if torch_index_url and address else address  # as typed: it may hold a password
         source = ["--index-url", given] if address else constraints
-        self.run("Installing PyTorch", [*pip, "install", *quiet, *source, torch])
-        self.write_state({**state, "torch_from": address})
-        self.run("Installing the rest", [*pip, "install", *quiet, *constraints, *self.requirements(everything)])
+        if not fresh and (before or "") != address:
+            self.run("Exchanging PyTorch", [*install, "--force-reinstall", "--no-deps", *source, torch])
+        self.run("Installing PyTorch", [*install, *source, torch])
+        done = {"python": version, "extras": everything, "torch_from": address}
+        self.write_state(done)
+        self.run("Installing the rest", [*install, *constraints, *self.requirements(everything)])
         self.run("Trying PyTorch", [self.python, "-I", "-c", "import torch; print(torch.__version__)"])
-        self.write_state({**state, "torch_from": address, "fingerprint": self.fingerprint(everything, version)})
+        self.write_state({**done, "fingerprint": self.fingerprint(everything, version)})
         say("Set up.")
 
     # -- what is asked for
@@ -267,7 +262,8 @@ class Setup:
     def requirements(self, extras: Iterable[str]) -> list[str]:
         """The lines of pyproject.toml: what training needs, then each extra."""
         project = tomllib.loads((self.root / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-        return sum((project["optional-dependencies"][extra] for extra in sorted(extras)), list(project["dependencies"]))
+        offered = project["optional-dependencies"]
+        return sum((offered.get(extra, []) for extra in sorted(extras)), list(project["dependencies"]))
 
     def pins(self) -> dict[str, str]:
         """The exact version of every package in constraints.txt."""
@@ -281,7 +277,7 @@ class Setup:
     def address(self, torch_index_url: str | None, state: dict[str, Any]) -> str:
         """Where PyTorch is to come from: as said now, else as said before; "" is the usual place. Holds no password."""
         if torch_index_url is None:
-            return str(state.get("torch_index_url", ""))
+            return state.get("torch_from") or ""
         return "" if torch_index_url == "default" else re.sub(r"//[^/@]*@", "//", torch_index_url)
 
     # -- what is there
@@ -363,7 +359,7 @@ HINTS = (
     (
         r"No matching distribution found for torch",
         "There is no such PyTorch for this system: it needs Linux, Windows (x64) or macOS 14 on Apple silicon; "
-        "with --torch-index-url, an address that has this version.",
+        "with --torch-index-url, an address that has this version (`default` goes back to the usual one).",
     ),
     (
         r"WinError 126|WinError 1114|c10\.dll",

@@ -193,11 +193,11 @@ def test_an_interrupted_update_is_finished(setup: Setup, runner: Runner, step: s
     setup.ensure(PAGE)
     runner.fail_at = step
     with pytest.raises(KeyboardInterrupt):
-        setup.ensure(frozenset({"test"}), "https://example.org/whl/cu130")
+        setup.ensure(frozenset({"test"}))
     runner.fail_at = ""
     runner.titles()
     assert setup.ensure(NOBODY), "even a command that needs less must not run in a half-changed .venv"
-    assert "https://example.org/whl/cu130" in runner.command("Installing PyTorch")
+    assert "pytest" in runner.command("Installing the rest")
     assert not setup.ensure(frozenset({"test"}))
 
 
@@ -211,7 +211,7 @@ def test_another_build_of_torch_is_taken_and_remembered(setup: Setup, runner: Ru
     words = runner.command("Installing PyTorch")
     assert words[-3:] == ["--index-url", "https://example.org/whl/cu130", "torch==2.13.0"]
     assert "--constraint" not in words, "that address need not have our versions of what PyTorch needs"
-    assert runner.titles() == ["Removing the other build of PyTorch", *UPDATE]
+    assert runner.titles() == ["Exchanging PyTorch", *UPDATE]
     assert not setup.ensure(PAGE)
     assert not setup.ensure(PAGE, "https://example.org/whl/cu130")
 
@@ -222,7 +222,30 @@ def test_another_build_of_torch_is_taken_and_remembered(setup: Setup, runner: Ru
     runner.titles()
     assert setup.ensure(PAGE, "default")
     assert "--index-url" not in runner.command("Installing PyTorch")
-    assert runner.titles() == ["Removing the other build of PyTorch", *UPDATE]
+    assert runner.titles() == ["Exchanging PyTorch", *UPDATE]
+
+
+@pytest.mark.parametrize("former", ["default", "https://example.org/whl/rocm"])
+def test_an_address_without_our_torch_changes_nothing_for_later(setup: Setup, runner: Runner, former: str) -> None:
+    """pip downloads before it removes; so the former build is still there, and later starts go on with it."""
+    setup.ensure(PAGE, former)
+    runner.fail_at = "Exchanging"
+    with pytest.raises(KeyboardInterrupt):
+        setup.ensure(PAGE, "https://example.org/whl/wrong")
+    runner.fail_at = ""
+    runner.titles()
+    assert setup.ensure(PAGE)
+    assert not [words for _, words in runner.steps if "https://example.org/whl/wrong" in words]
+    assert runner.titles() == UPDATE
+
+
+def test_a_wrong_address_at_first_use_is_not_remembered(setup: Setup, runner: Runner) -> None:
+    runner.fail_at = "Installing PyTorch"
+    with pytest.raises(KeyboardInterrupt):
+        setup.ensure(PAGE, "https://example.org/whl/wrong")
+    runner.fail_at = ""
+    setup.ensure(PAGE)
+    assert "--index-url" not in runner.command("Installing PyTorch")
 
 
 def test_a_password_in_the_address_is_used_and_not_written_down(setup: Setup, runner: Runner) -> None:

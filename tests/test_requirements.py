@@ -12,7 +12,7 @@ from packaging.requirements import Requirement
 from packaging.utils import NormalizedName, canonicalize_name
 from packaging.version import Version
 
-from launch import NEWEST, OLDEST, Setup, run_step
+from launch import COMMANDS, NEWEST, OLDEST, Setup, run_step
 
 ROOT = Path(__file__).resolve().parent.parent
 SETUP = Setup(ROOT, run_step)
@@ -82,3 +82,8 @@ def test_packages_that_bring_another_torch_stay_out(name: str) -> None:
     assert canonicalize_name(name) not in PINS
     with pytest.raises(PackageNotFoundError):
         distribution(name)
+
+
+def test_every_command_asks_for_extras_that_exist() -> None:
+    for command in COMMANDS.values():
+        assert command.extras <= set(PROJECT["optional-dependencies"])
