@@ -138,13 +138,16 @@ class Captioner:
     """A BLIP model that is loaded and ready, on the best device there is."""
 
     def __init__(self, s: BlipCaptions, report: Reporter) -> None:
+        import torch
+
         from trainer.devices import pick_device
 
         report.phase("loading BLIP")
         self.s = s
         self.device = pick_device()
+        self.dtype = torch.float32 if self.device.type == "cpu" else torch.float16
         self.processor, self.model = load(s.model)
-        self.model.to(self.device).eval()
+        self.model.to(self.device, self.dtype).eval()
 
     def describe(self, images: "Sequence[Image]") -> list[str]:
         """A sentence for each RGB picture."""
@@ -152,7 +155,7 @@ class Captioner:
 
         if not images:
             return []
-        inputs = self.processor(images=list(images), return_tensors="pt").to(self.device)
+        inputs = self.processor(images=list(images), return_tensors="pt").to(self.device, self.dtype)
         how = {"num_beams": self.s.num_beams} if self.s.beam_search else {"do_sample": True, "top_p": self.s.top_p}
         torch.manual_seed(SEED)
         with torch.inference_mode():

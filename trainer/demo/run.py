@@ -3,7 +3,6 @@
 import argparse
 import os
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 from trainer.demo.dataset import CONCEPT, install_demo
@@ -44,7 +43,11 @@ def train_settings() -> Settings:
 def train_values() -> dict[str, Any]:
     """What the training form holds on a first visit."""
     folders = install_demo(workspace().datasets / "demo")
-    places = {"train_data_dir": folders.images, "reg_data_dir": folders.regularisation, "output_dir": workspace().output}
+    places = {
+        "train_data_dir": folders.images,
+        "reg_data_dir": folders.regularisation,
+        "output_dir": workspace().output,
+    }
     return {**load(PRESET).values, **{key: str(path) for key, path in places.items()}}
 
 

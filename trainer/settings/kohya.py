@@ -19,7 +19,7 @@ from trainer.settings import Settings
 KNOWN = by_name(Settings)
 
 
-class Unreadable(Exception):  # noqa: N818
+class Unreadable(Exception):
     """The file as a whole cannot be used; the text says why and what to do."""
 
 
