@@ -1,0 +1,206 @@
+"""Charts as SVG text: numbers in, a picture out. Colours and line widths come from `static/monitor.css`.
+
+Each chart fills the width it is given: lines are drawn in a square of 1000 units that is stretched, letters are not.
+"""
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from html import escape
+
+from trainer.settings import Settings
+
+MOST_POINTS = 600
+"""A curve never has more points than this; more cannot be seen."""
+UNITS = 1000
+SIDE, FOOT = 6, 18
+"""Pixels left free beside the plot, and below it for the numbers of the steps."""
+
+Point = tuple[float, float]
+
+
+def smooth(values: Sequence[float], window: float) -> list[float]:
+    """Exponential moving average of about `window` values, without the pull towards zero of its first values.
+
+    m_t = β m_(t-1) + (1 - β) x_t and m̂_t = m_t / (1 - β^t), with β = 1 - 1 / window (Kingma & Ba 2015, section 3).
+    """
+    beta = 1 - 1 / max(window, 1)
+    average, found = 0.0, []
+    for t, value in enumerate(values, start=1):
+        average = beta * average + (1 - beta) * value
+        found.append(average / (1 - beta**t))
+    return found
+
+
+def thin(points: Sequence[Point], most: int = MOST_POINTS) -> list[Point]:
+    """At most `most` points: neighbours are replaced by their mean. Values that are no finite numbers are left out."""
+    good = [(x, y) for x, y in points if math.isfinite(x) and math.isfinite(y)]
+    group = math.ceil(len(good) / most)
+    if group <= 1:
+        return good
+    groups = (good[start : start + group] for start in range(0, len(good), group))
+    return [(sum(x for x, _ in some) / len(some), sum(y for _, y in some) / len(some)) for some in groups]
+
+
+def loss_curve(points: Sequence[Point], steps: int = 0, epoch_ends: Iterable[int] = (), height: int = 150) -> str:
+    """The loss of each step, faint, with its moving average, bold; `steps` is where the run will end.
+
+    `points` are (step, loss) in order of steps; `epoch_ends` are the steps at which epochs ended.
+    """
+    shown = thin(points)
+    if not shown:
+        return ""
+    xs, raw = [x for x, _ in shown], [y for _, y in shown]
+    bold = smooth(raw, window=max(8, len(raw) / 16))
+    lost = sum(not math.isfinite(y) for _, y in points)
+    right = max(steps, xs[-1], 1)
+    top = _ceiling(raw, bold)
+    said = f"Step {xs[-1]:.0f} of {right:.0f}: loss {bold[-1]:.3g}, lowest {min(bold):.3g}"
+    said += f"; {lost} steps had no finite loss" if lost else ""
+    plot = [
+        *(_upright(end / right, "loom-epoch") for end in _some(list(epoch_ends), 40)),
+        _line(_placed(xs, raw, right, top), "loom-raw"),
+        _line(_placed(xs, bold, right, top), "loom-bold"),
+    ]
+    data = {"x": _numbers(xs, 0), "raw": _numbers(raw), "bold": _numbers(bold), "right": f"{right:.0f}"}
+    return _chart("Loss", said, plot, [*_levels(top), *_feet(right)], height, data)
+
+
+def schedule_curve(rates: Sequence[float] | Mapping[str, Sequence[float]], height: int = 64) -> str:
+    """Learning rates over a run, a line a group; each sequence holds one rate a step, or fewer at even distances."""
+    groups = rates if isinstance(rates, Mapping) else {"": rates}
+    groups = {name: _some(list(values), MOST_POINTS) for name, values in groups.items() if len(values)}
+    if not groups:
+        return ""
+    top = max(max(values) for values in groups.values()) or 1.0
+    lines = [
+        _line(
+            _placed(range(len(values)), values, max(len(values) - 1, 1), top * 1.08),
+            f"loom-bold loom-group-{index % 3}",
+        )
+        for index, values in enumerate(groups.values())
+    ]
+    said = "; ".join(
+        f"{name + ': ' if name else ''}starts at {rate(values[0])}, at most {rate(max(values))}, ends at {rate(values[-1])}"
+        for name, values in groups.items()
+    )
+    return _chart("Learning rate", said, lines, [_letters(SIDE, 12, rate(top))], height, foot=2)
+
+
+def schedule_plot(settings: Settings, steps: int) -> str:
+    """The learning rate over a run of `steps` steps with these settings; "" when there is nothing to draw."""
+    from trainer.plan import stop_text_encoder_at, warmup
+    from trainer.schedules import factor, span_of
+
+    if steps < 1:
+        return ""
+    span = span_of(settings, steps, warmup(settings, steps))
+    places = _some(list(range(steps)), MOST_POINTS)
+    shape = [factor(settings.lr_scheduler, place, span) for place in places]
+    unet = settings.learning_rate if settings.unet_lr is None else settings.unet_lr
+    text = settings.learning_rate if settings.text_encoder_lr is None else settings.text_encoder_lr
+    end = stop_text_encoder_at(settings, steps)
+    groups = {"U-Net": [unet * share for share in shape]}
+    if text != unet or end is not None:
+        rests = steps if end is None else end
+        groups["Text encoder"] = [
+            text * share if place < rests else 0.0 for place, share in zip(places, shape, strict=True)
+        ]
+    return schedule_curve(groups)
+
+
+def bucket_chart(counts: Mapping[tuple[int, int], int]) -> str:
+    """How many pictures go into each size: a row a bucket, with its shape, its name and a bar."""
+    if not counts:
+        return ""
+    most, row = max(counts.values()), 22
+    longest = max(max(size) for size in counts)
+    rows = []
+    for index, ((width, height), count) in enumerate(sorted(counts.items(), key=lambda item: (-item[1], item[0]))):
+        y, w, h = index * row, 16 * width / longest, 16 * height / longest
+        rows.append(
+            f'<rect class="loom-shape" x="{10 - w / 2:.1f}" y="{y + 10 - h / 2:.1f}" width="{w:.1f}" height="{h:.1f}"/>'
+            + _letters(28, y + 14, f"{width} × {height}")
+            + f'<svg x="106" y="{y + 4}" height="12" style="width:calc(100% - 140px)">'
+            f'<rect class="loom-bar-fill" width="{100 * count / most:.2f}%" height="12" rx="2"/></svg>'
+            + _letters("100%", y + 14, str(count), "end")
+        )
+    said = ", ".join(f"{count} of {width} by {height}" for (width, height), count in sorted(counts.items()))
+    return (
+        f'<svg class="loom-chart-svg" role="img" width="100%" height="{row * len(counts)}">'
+        f"<title>Pictures by size</title><desc>{escape(said)}</desc>{''.join(rows)}</svg>"
+    )
+
+
+def rate(value: float) -> str:
+    """A learning rate as people write it: 1e-4, 2.5e-05 as 2.5e-5, 0."""
+    if not value:
+        return "0"
+    if 0.01 <= abs(value) < 1000:
+        return f"{value:.3g}"
+    digits, power = f"{value:.2e}".split("e")
+    return f"{float(digits):g}e{int(power)}"
+
+
+def _chart(
+    title: str,
+    said: str,
+    plot: list[str],
+    letters: list[str],
+    height: int,
+    data: Mapping[str, str] | None = None,
+    foot: int = FOOT,
+) -> str:
+    """The frame of every chart: title and description for those who do not see it, the stretched plot, the letters."""
+    attributes = "".join(f' data-{name}="{escape(value)}"' for name, value in (data or {}).items())
+    return (
+        f'<svg class="loom-chart-svg" role="img" width="100%" height="{height}"{attributes}>'
+        f"<title>{escape(title)}</title><desc>{escape(said)}</desc>"
+        f'<svg class="loom-curve" height="{height - foot}" viewBox="0 0 {UNITS} {UNITS}" preserveAspectRatio="none">'
+        f"{''.join(plot)}</svg>{''.join(letters)}</svg>"
+    )
+
+
+def _placed(xs: Iterable[float], ys: Iterable[float], right: float, top: float) -> list[Point]:
+    """Points in units of the plot; what is higher than the plot touches its upper edge."""
+    return [(x / right * UNITS, UNITS - min(y / top, 1) * UNITS) for x, y in zip(xs, ys, strict=True)]
+
+
+def _line(points: Sequence[Point], kind: str) -> str:
+    path = " ".join(f"{x:.1f},{y:.1f}" for x, y in points)
+    if len(points) == 1:
+        path = f"{path} {points[0][0] + 0.1:.1f},{points[0][1]:.1f}"
+    return f'<polyline class="{kind}" points="{path}"/>'
+
+
+def _upright(share: float, kind: str) -> str:
+    return f'<line class="{kind}" x1="{share * UNITS:.1f}" x2="{share * UNITS:.1f}" y1="0" y2="{UNITS}"/>'
+
+
+def _letters(x: float | str, y: float, text: str, anchor: str = "start") -> str:
+    return f'<text class="loom-letters" x="{x}" y="{y}" text-anchor="{anchor}">{escape(text)}</text>'
+
+
+def _levels(top: float) -> list[str]:
+    """The highest value in words; the foot of the plot is zero."""
+    return [_letters(0, 10, f"{top:.2g}")]
+
+
+def _feet(right: float) -> list[str]:
+    return [_letters(0, "100%", "0"), _letters("100%", "100%", f"{right:.0f}", "end")] if right else []  # type: ignore[arg-type]
+
+
+def _ceiling(raw: Sequence[float], bold: Sequence[float]) -> float:
+    """The upper edge: above the average and all but the wildest steps."""
+    wild = sorted(raw)[min(len(raw) - 1, int(len(raw) * 0.98))]
+    return max(wild, max(bold), 1e-12) * 1.08
+
+
+def _some(values: list[float] | list[int], most: int) -> list[float]:
+    """At most `most` of the values, at even distances, with the first and the last."""
+    if len(values) <= most:
+        return list(values)
+    return [values[round(index * (len(values) - 1) / (most - 1))] for index in range(most)]
+
+
+def _numbers(values: Iterable[float], digits: int | None = None) -> str:
+    return " ".join(f"{value:.3g}" if digits is None else f"{value:.{digits}f}" for value in values)

@@ -1,0 +1,152 @@
+"""TensorBoard on this machine's own address, started when somebody asks for it and ended with the page. (no gradio)"""
+
+from __future__ import annotations
+
+import atexit
+import importlib.util
+import os
+import socket
+import subprocess
+import sys
+import threading
+from contextlib import suppress
+from dataclasses import dataclass
+from html import escape
+from pathlib import Path
+from typing import Any
+
+from app.runpanel import View
+from trainer import runfolder
+
+LOOPBACK = ("127.0.0.1", "localhost", "::1", "[::1]")
+LOGS = "logs"
+"""The folder inside a run's folder that takes the logs when no Logging folder is set."""
+
+
+@dataclass
+class Board:
+    """A TensorBoard that was started for a folder of logs."""
+
+    port: int
+    process: subprocess.Popen[bytes]
+
+    @property
+    def alive(self) -> bool:
+        return self.process.poll() is None
+
+    @property
+    def ready(self) -> bool:
+        """Whether it answers already; starting takes a few seconds."""
+        with socket.socket() as probe:
+            probe.settimeout(0.2)
+            return probe.connect_ex(("127.0.0.1", self.port)) == 0
+
+
+_boards: dict[Path, Board] = {}
+_lock = threading.Lock()
+
+
+def offer(view: View, request: Any = None) -> str:
+    """The button, the link, or the sentence that says why there is none; "" for runs without logs."""
+    folder = log_folder(view)
+    if folder is None:
+        return ""
+    if not installed():
+        return '<p class="loom-muted">TensorBoard is not installed; python launch.py installs it.</p>'
+    if not is_local(request):
+        return f'<p class="loom-muted">TensorBoard logs are in {escape(str(folder))}. It opens on the machine of this page only.</p>'
+    board = _boards.get(folder)
+    if board is None or not board.alive:
+        said = (
+            ""
+            if board is None
+            else '<span class="loom-muted">It ended; its messages are in tensorboard.txt of the run.</span>'
+        )
+        return (
+            f'<p><button type="button" class="loom-link" data-verb="tensorboard">Open TensorBoard</button> {said}</p>'
+        )
+    if not board.ready:
+        return '<p class="loom-muted">TensorBoard is starting …</p>'
+    address = f"http://127.0.0.1:{board.port}"
+    return f'<p><a class="loom-link" href="{address}" target="_blank" rel="noopener">TensorBoard at {address}</a></p>'
+
+
+def log_folder(view: View) -> Path | None:
+    """Where the run writes its logs: the Logging folder of its settings, else a folder of its own; None before there is one."""
+    if not view.trains:
+        return None
+    chosen = str(runfolder.read_json(view.folder / runfolder.SETTINGS).get("logging_dir") or "")
+    folder = Path(chosen).expanduser() if chosen else view.folder / LOGS
+    return folder if folder.is_dir() else None
+
+
+def open_for(view: View) -> Board:
+    """The board for the logs of a run: the one that is there, or a new one. Raises ValueError when there are no logs yet."""
+    folder = log_folder(view)
+    if folder is None:
+        raise ValueError("This run has not written any TensorBoard logs yet.")
+    with _lock:
+        board = _boards.get(folder)
+        if board is None or not board.alive:
+            board = _boards[folder] = start(folder, view.folder / "tensorboard.txt")
+        return board
+
+
+def start(folder: Path, messages: Path) -> Board:
+    """Start a TensorBoard for `folder`, on loopback and a free port."""
+    port = free_port()
+    command = [
+        sys.executable,
+        "-m",
+        "tensorboard.main",
+        "--logdir",
+        str(folder),
+        "--host",
+        "127.0.0.1",
+        "--port",
+        str(port),
+    ]
+    own_group: dict[str, Any] = (
+        {"creationflags": subprocess.CREATE_NEW_PROCESS_GROUP | subprocess.CREATE_NO_WINDOW}
+        if sys.platform == "win32"
+        else {"start_new_session": True}
+    )
+    quiet = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"}
+    with messages.open("ab") as out:
+        process = subprocess.Popen(
+            command, stdin=subprocess.DEVNULL, stdout=out, stderr=subprocess.STDOUT, env=quiet, **own_group
+        )
+    return Board(port, process)
+
+
+def installed() -> bool:
+    """Whether TensorBoard can be started."""
+    return importlib.util.find_spec("tensorboard") is not None
+
+
+def is_local(request: Any) -> bool:
+    """Whether the browser that asks reaches this machine by its own address."""
+    if request is None:
+        return True
+    host = str(getattr(request, "headers", {}).get("host", ""))
+    name = host.rpartition(":")[0] if not host.endswith("]") and ":" in host else host
+    return name.lower() in LOOPBACK
+
+
+def free_port() -> int:
+    """A port that nobody listens on at this moment."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@atexit.register
+def close_all() -> None:
+    """End every board."""
+    for board in _boards.values():
+        with suppress(OSError):
+            board.process.terminate()
+    for board in _boards.values():
+        with suppress(OSError, subprocess.TimeoutExpired):
+            board.process.wait(timeout=3)
+    _boards.clear()
