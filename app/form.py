@@ -41,7 +41,7 @@ class Form:
         """Draw the settings of a section here: the usual ones in a grid, the advanced ones behind "More"."""
         items = settings_of(section)
         folded = [item for item in items if item.about.advanced]
-        with gr.Column(elem_id=f"{self.name}--{section.__name__}", elem_classes=["loom-section"]):
+        with gr.Column(elem_id=f"{self.name}--{section.__name__}", elem_classes=["loom-section", _span(items)]):
             if heading and section.title:
                 gr.HTML(f"<h3>{section.title}</h3>", elem_classes=["loom-heading"])
             with gr.Column(elem_classes=["loom-fields"]):
@@ -196,16 +196,28 @@ def _component(item: Setting, elem_id: str) -> Component:
     if item.choices is not None:
         return _choice(item, common)
     several = item.about.kind == "lines"
-    size = ["loom-wide"] if several or item.about.kind or item.name.endswith("comment") else []
     return gr.Textbox(
         **common,
         type="password" if item.about.secret else "text",
         lines=3 if several else 1,
         max_lines=12 if several else 1,
-        placeholder="" if item.type is str or item.optional else str(shown(item, item.default)),
+        placeholder="" if item.type is str else "not set" if item.optional else str(shown(item, item.default)),
         html_attributes=gr.InputHTMLAttributes(autocomplete="off", spellcheck=False, autocapitalize="off"),
-        elem_classes=["loom-field", *size],
+        elem_classes=["loom-field", *_size(item)],
     )
+
+
+def _size(item: Setting) -> list[str]:
+    """Texts need more room than numbers: several lines and comments a whole row, paths two columns."""
+    if item.about.kind == "lines" or item.name.endswith("comment"):
+        return ["loom-wide"]
+    return ["loom-two"] if item.about.kind else []
+
+
+def _span(items: Iterable[Setting]) -> str:
+    """How many of the three columns a section takes: small ones share a row."""
+    here = [item for item in items if not item.about.advanced]
+    return f"loom-span-{3 if len(here) > 2 or any(map(_size, here)) else len(here) or 1}"
 
 
 def _choice(item: Setting, common: dict[str, Any]) -> Component:

@@ -7,7 +7,7 @@ from typing import Any
 import gradio as gr
 from gradio.components import Component
 
-from app import captioning, monitor, presetbar, runlist, training
+from app import captioning, monitor, presetbar, training
 from app.form import Form
 from app.frame import panel, tablist
 from app.style import mount_arguments
@@ -22,6 +22,7 @@ MARK = (
 )
 TOOLS = """
 <div class="loom-tools">
+  <h2>Training</h2>
   <div class="loom-find">
     <input id="loom-search" type="search" role="combobox" placeholder="Find a setting" aria-label="Find a setting" aria-expanded="false"
            aria-controls="loom-found" autocomplete="off" spellcheck="false"><kbd aria-hidden="true">/</kbd>
@@ -44,7 +45,7 @@ def build_page(options: Any = None) -> gr.Blocks:
             js_on_load="watch('value', () => loom.answer(props.value))",
             elem_classes=["loom-hidden"],
         )
-        report = gr.HTML("", elem_id="loom-report-box", render=False)
+        loads = presetbar.Loads(gr.State(None), gr.HTML("", elem_id="loom-report-box", render=False), answer)
         with gr.Row(elem_id="loom-bar"):
             gr.HTML(f'<h1 class="loom-brand">{MARK}<span>LoRA Loom</span></h1>', elem_id="loom-brand")
             tablist("top", TABS, "Pages")
@@ -53,12 +54,13 @@ def build_page(options: Any = None) -> gr.Blocks:
             with gr.Column(elem_id="loom-left"):
                 with panel("lora", first=True):
                     gr.HTML(TOOLS, elem_id="loom-tools")
-                    report.render()
+                    loads.report.render()
                     training.draw(form)
                 with panel("utilities"):
                     captioning.captioning_tab(page, run_id, answer)
                 with panel("runs"):
-                    runlist.draw(run_id)
+                    gr.HTML("<h2>Runs</h2>", elem_classes=["loom-heading"])
+                    monitor.runs_tab(run_id, lambda event, chosen: presetbar.use_settings(form, event, chosen, loads))
             with gr.Column(elem_id="loom-right"):
                 with gr.Column(elem_id="loom-start"):
                     gr.HTML(training.plan_box())
@@ -69,7 +71,7 @@ def build_page(options: Any = None) -> gr.Blocks:
                         copy = gr.Button("Copy command", elem_id="loom-copy", elem_classes=["loom-quiet"])
                 monitor.run_panel(run_id)
         with bar:
-            presetbar.draw(form, report, answer)
+            presetbar.draw(form, loads)
         form.wire(training.answer_check)
         _connect(page, form, run_id, answer, start, check, queue, copy)
     return page
@@ -102,4 +104,3 @@ def _connect(
     copy.click(on_copy, everything, [answer], **quick)
 
     form.fill(page, training.opening)
-    page.load(runlist.current, None, run_id, show_progress="hidden")

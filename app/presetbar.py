@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -10,10 +11,11 @@ from typing import Any
 import gradio as gr
 from gradio.components import Component
 
-from app import paths, presets
-from app.form import Form, shown
+from app import paths, presets, runs
+from app.form import Form
 from app.training import fresh
 from trainer.declare import validate
+from trainer.runfolder import SETTINGS
 from trainer.settings import Settings
 from trainer.settings.folders import Folders
 from trainer.settings.model import SourceModel
@@ -22,9 +24,34 @@ STAYS = (*Folders.model_fields, *SourceModel.model_fields)
 """What a preset of the program leaves alone unless it names it: it is about how to train, not about your files."""
 
 
-def draw(form: Form, report: gr.HTML, answer: gr.HTML) -> None:
-    """The row of controls at the top right; `report` shows what a load did, `answer` what a save did."""
-    before = gr.State(None)
+@dataclass(frozen=True)
+class Loads:
+    """Where loading leaves its traces: the values from before (for Undo), the report, and messages."""
+
+    before: gr.State
+    report: gr.HTML
+    answer: gr.HTML
+
+
+def use_settings(form: Form, event: Callable[..., Any], chosen: gr.HTML, loads: Loads) -> None:
+    """Connect "Use these settings" of a run: `event` is the listener, the value of `chosen` the run's id."""
+
+    def used(data: dict[Component, Any]) -> dict[Component, Any]:
+        run = runs.snapshot(str(data[chosen] or ""))
+        if run is None:
+            return {loads.answer: fresh({"say": "This run is no longer there.", "tone": "bad"})}
+        now = form.read(data)
+        values, text = load_file(str(run.folder / SETTINGS), now, run.name)
+        filled = {} if values is None else {**form.write(values), loads.before: now}
+        return {**filled, loads.report: text, loads.answer: fresh({"show": "panel-lora"})}
+
+    outputs = [*form.inputs.values(), loads.before, loads.report, loads.answer]
+    event(used, form.everything(chosen), outputs, show_progress="hidden")
+
+
+def draw(form: Form, loads: Loads) -> None:
+    """The row of controls at the top right."""
+    before, report, answer = loads.before, loads.report, loads.answer
     with gr.Row(elem_id="loom-presets"):
         choice = gr.Dropdown(
             presets.available(),
@@ -93,7 +120,7 @@ def draw(form: Form, report: gr.HTML, answer: gr.HTML) -> None:
     )
 
 
-def load_file(path: str, now: Mapping[str, Any]) -> tuple[dict[str, Any] | None, str]:
+def load_file(path: str, now: Mapping[str, Any], name: str = "") -> tuple[dict[str, Any] | None, str]:
     """(form values, report) of a settings file; None and the reason when it cannot be used: then nothing changes."""
     if not path.strip():
         return None, _told("Choose a preset, or type the path of a Kohya JSON file.", bad=True)
@@ -109,7 +136,7 @@ def load_file(path: str, now: Mapping[str, Any]) -> tuple[dict[str, Any] | None,
     if presets.is_built_in(file) and not any(name in values for name in STAYS):
         values |= {name: now[name] for name in STAYS if name in now}
         kept = " Your model and folders stay as they were."
-    return values, _told(presets.report(file.stem, loaded, Settings), kept)
+    return values, _told(presets.report(name or file.stem, loaded, Settings), kept)
 
 
 def save_file(name: str, raw: Mapping[str, Any], replace: bool) -> tuple[dict[str, Any], Path | None]:
@@ -134,7 +161,7 @@ def _is_upload(file: Path) -> bool:
 
 
 def _told(html: str, note: str = "", bad: bool = False) -> str:
-    """The report's frame: closable, and with Undo when something was loaded."""
+    """The report's frame: closable, and with Undo when something was loaded. `html` is a plain sentence when `bad`."""
     if bad:
         html = f"<p>{escape(html)}</p>"
     undo = "" if bad else '<button type="button" data-press="loom-undo">Undo</button>'

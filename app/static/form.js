@@ -248,7 +248,8 @@ window.loom = (() => {
     }
     node.append(box);
   }
-  const sentence = (text) => (text ? text[0].toUpperCase() + text.slice(1) : "");
+  /* A message with a capital, unless it begins with a value such as fp16 or a path. */
+  const sentence = (text) => (/^[a-z][a-z']*[ ,;:]/.test(text || "") ? text[0].toUpperCase() + text.slice(1) : text || "");
 
   /* Go to a field: open its tab and fold, scroll, focus, light it up. */
   function jump(name, key) {

@@ -164,7 +164,6 @@
       element("p", { className: "loom-sentence", textContent: answer.sentence || "The steps follow once there are images." }),
       ...(answer.details || []).map((text) => element("p", { className: "loom-detail", textContent: text })),
       ...elsewhere, state);
-    loom.draw?.(answer);
   }
 
   /* Answers to buttons. */
@@ -233,8 +232,11 @@
   function switches() {
     const only = document.getElementById("loom-only-changed"), help = document.getElementById("loom-help");
     const input = document.getElementById("loom-search");
-    if (!only || !help || !input) return requestAnimationFrame(switches);
+    const preset = document.querySelector("#loom-preset input");
+    if (!only || !help || !input || !preset) return requestAnimationFrame(switches);
     search(input);
+    preset.placeholder = "Choose a preset";
+    preset.title = "A preset, or the path of a Kohya settings file (.json, .toml) on this machine";
     help.checked = recall("loom.help") !== "off";
     const apply = () => {
       document.body.classList.toggle("loom-only-changed", only.checked);
@@ -249,16 +251,9 @@
   switches();
 })();
 
-/* The list of runs, the report of a load, popovers. */
+/* The report of a load, popovers. */
 
 (() => {
-  loom.runs = (element, trigger) => {
-    element.addEventListener("click", (event) => {
-      const row = event.target.closest("[data-run]");
-      if (row) trigger("select", { run: row.dataset.run });
-    });
-  };
-
   loom.popover = (id, by) => {
     const popover = document.getElementById(id);
     const open = popover.classList.toggle("is-open");

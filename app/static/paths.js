@@ -19,7 +19,7 @@
     made.innerHTML = `
       <header><h2 id="loom-picker-title"></h2><button type="button" class="loom-close" aria-label="Close">×</button></header>
       <form method="dialog"><button type="button" class="loom-up" aria-label="Up one folder" title="Up one folder (Backspace)">↑</button>
-        <input class="loom-path" aria-label="Path" spellcheck="false" autocomplete="off"></form>
+        <input class="loom-picker-path" aria-label="Path" spellcheck="false" autocomplete="off"></form>
       <nav aria-label="Places"></nav>
       <p class="loom-picker-error" role="status"></p>
       <ul class="loom-entries" aria-label="Folders and files"></ul>
@@ -29,7 +29,7 @@
     part(".loom-close").onclick = part(".loom-cancel").onclick = () => made.close();
     part(".loom-up").onclick = () => shown?.parent && go(shown.parent);
     part(".loom-choose").onclick = () => choose(shown.path);
-    part("form").onsubmit = (event) => { event.preventDefault(); go(part(".loom-path").value, true); };
+    part("form").onsubmit = (event) => { event.preventDefault(); go(part(".loom-picker-path").value, true); };
     made.addEventListener("click", (event) => event.target === made && made.close());
     made.addEventListener("close", () => request.back?.focus());
     part(".loom-entries").addEventListener("keydown", keys);
@@ -64,7 +64,7 @@
 
   function draw(typed) {
     const part = (selector) => dialog.querySelector(selector);
-    part(".loom-path").value = shown.path;
+    part(".loom-picker-path").value = shown.path;
     part(".loom-up").disabled = !shown.parent;
     part(".loom-picker-error").textContent = shown.error || "";
     part("nav").replaceChildren(...shown.places.map((place) => {
@@ -76,7 +76,7 @@
     part(".loom-entries").replaceChildren(...(rows.length ? rows : [element("li", { className: "is-empty", textContent: request.kind === "folder" ? "No folders in here." : "Nothing to choose in here." })]));
     part(".loom-choose").hidden = request.kind === "file" && !shown.entries.some((entry) => entry.name === "model_index.json") && false;
     part(".loom-contents").textContent = contents();
-    if (!typed) (rows[0]?.firstChild || part(".loom-path")).focus();
+    if (!typed) (rows[0]?.firstChild || part(".loom-picker-path")).focus();
   }
 
   function row(entry) {
