@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import platform
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -120,9 +119,9 @@ def choose_precision(s: Settings, report: Reporter) -> Precision:
     return Precision(device, dtype)
 
 
-def use_threads(count: int) -> None:
-    """Let the processor calculate with `count` threads, never more than it has."""
-    torch.set_num_threads(max(1, min(count, os.cpu_count() or 1)))
+def put(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
+    """A tensor of the processor on the device, without waiting for what the device is busy with."""
+    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)
 
 
 OUT_OF_MEMORY = ("out of memory", "not enough memory", "alloc_cpu", "can't allocate memory")

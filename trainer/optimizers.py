@@ -65,7 +65,6 @@ OPTIMIZERS: Registry[OptimizerType] = Registry(
         "DAdaptAdan": OptimizerType("dadaptation.dadapt_adan.DAdaptAdan", finds_rate=True),
         "DAdaptAdanIP": OptimizerType("dadaptation.experimental.dadapt_adan_ip.DAdaptAdanIP", finds_rate=True),
         "DAdaptLion": OptimizerType("dadaptation.dadapt_lion.DAdaptLion", finds_rate=True),
-        "DAdaptSGD": OptimizerType("dadaptation.dadapt_sgd.DAdaptSGD", finds_rate=True),
         "SGDNesterov": OptimizerType("torch.optim.sgd.SGD", NESTEROV, fused=("cpu", "cuda", "mps")),
         "SGDNesterov8bit": OptimizerType("bitsandbytes.optim.sgd.SGD8bit", NESTEROV),
         "SGDScheduleFree": OptimizerType("schedulefree.sgd_schedulefree.SGDScheduleFree", averages=True),
@@ -168,8 +167,9 @@ def make_optimizer(
 ) -> "torch.optim.Optimizer":
     """The chosen optimizer over groups of parameters by name: "unet", "textencoder", each with its own rate.
 
-    `warmup_steps` are for optimizers with a schedule of their own. A group's `rate` is what the user set and its `lr` what a schedule made of it. Raises `ValueError` with a sentence
-    about the extra arguments, `ImportError` when the package is missing.
+    `warmup_steps` are for optimizers with a schedule of their own. A group's `rate` is what the user set and its `lr`
+    what a schedule made of it. Raises `ValueError` with a sentence about the extra arguments, `ImportError` when the
+    package is missing.
     """
     row, arguments = OPTIMIZERS[s.optimizer], parse_arguments(s.optimizer_args)
     complaint = unknown_arguments(s.optimizer, arguments)
@@ -182,22 +182,21 @@ def make_optimizer(
         options["fused"] = True
     if row.averages and "warmup_steps" in (argument_names(s.optimizer) or ()):
         options.setdefault("warmup_steps", warmup_steps)
-    lists = [{"params": parameters, "name": name, **_rate(s, name)} for name, parameters in groups.items()]
+    rates = {name: rate_of(s, name) for name in groups}
+    lists = [
+        {"params": parameters, "name": name, "rate": rates[name], "lr": rates[name]}
+        for name, parameters in groups.items()
+    ]
     if ignores_rate(s.optimizer, arguments):
         options["lr"] = None
         for group in lists:
             group["lr"] = None
     elif "lr" in inspect.signature(kind).parameters:
-        options["lr"] = max(group["rate"] for group in lists)
+        options["lr"] = max(rates.values())
     try:
         return kind(lists, **options)
     except (TypeError, ValueError, AssertionError) as error:
         raise ValueError(f"{s.optimizer} does not accept {s.optimizer_args or 'these rates'}: {error}") from error
-
-
-def _rate(s: "Settings", group: str) -> dict[str, float]:
-    rate = rate_of(s, group)
-    return {"rate": rate, "lr": rate}
 
 
 def rate_of(s: "Settings", group: str) -> float:

@@ -1,0 +1,357 @@
+"""What a run leaves on disk: the LoRA under its names, and states from which it goes on exactly.
+
+A state is a folder: `model.safetensors` (the adapter in float32), `optimizer.bin` (tensors and numbers alone, read with
+`weights_only`), `train_state.json` (where in the run it was made, and of what). Everything is written beside its place
+and then renamed: what has a name is whole.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import hashlib
+import json
+import math
+import os
+import shutil
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from trainer import formats
+from trainer.devices import DTYPES
+from trainer.events import Saved
+from trainer.learner import TEXT, Learner
+from trainer.optimizers import averaged, parse_arguments, rate_of
+from trainer.report import Failure
+
+if TYPE_CHECKING:
+    from trainer.adapters.adapter import Adapter
+    from trainer.data.dataset import Dataset
+    from trainer.models import Model
+    from trainer.plan import Plan
+    from trainer.report import Reporter
+    from trainer.settings import Settings
+
+FORMAT = 1
+MODEL, OPTIMIZER, PROGRESS = "model.safetensors", "optimizer.bin", "train_state.json"
+STATE = "-state"
+"""The ending of a state folder's name."""
+
+
+@dataclass
+class Progress:
+    """How far the run is. `step` counts steps and `epoch` whole epochs that are done, `batch` batches of the next one.
+
+    `losses` are those of the last steps, for the running average; `started` is seconds since 1970.
+    """
+
+    step: int = 0
+    epoch: int = 0
+    batch: int = 0
+    started: float = field(default_factory=time.time)
+    losses: list[float] = field(default_factory=list)
+
+    @property
+    def current_epoch(self) -> int:
+        """The epoch that is on, counted from 1."""
+        return self.epoch + 1
+
+    def advance(self, batches: int) -> None:
+        """A step was made of this many batches."""
+        self.step += 1
+        self.batch += batches
+
+    def end_epoch(self) -> None:
+        """The epoch that was on is done."""
+        self.epoch += 1
+        self.batch = 0
+
+
+# Names, as Kohya's scripts give them.
+
+
+def file_name(s: Settings, ending: str = "") -> str:
+    """NAME.safetensors, or with `ending` "-000001" or "-step00000002" the one of an epoch or a step."""
+    return f"{s.output_name}{ending}.{s.save_model_as}"
+
+
+def of_epoch(epoch: int) -> str:
+    """The ending of files made at the end of an epoch."""
+    return f"-{epoch:06d}"
+
+
+def of_step(step: int) -> str:
+    """The ending of files made after a step."""
+    return f"-step{step:08d}"
+
+
+# Writing.
+
+
+class Saver:
+    """Writes the files of one run, and says so. Where the output folder fails, the run's own folder takes them."""
+
+    def __init__(
+        self, s: Settings, report: Reporter, model: Model, dataset: Dataset, plan: Plan, learner: Learner
+    ) -> None:
+        self.s, self.report, self.model, self.dataset, self.plan = s, report, model, dataset, plan
+        self.learner = learner
+        self.spare = report.folder / "output"
+        self.folder = Path(s.output_dir).expanduser() if s.output_dir else self.spare
+        self._autosaved, self._pause = time.monotonic() - math.inf, 0.0
+
+    def save(self, progress: Progress, ending: str = "", with_state: bool = False) -> None:
+        """The LoRA as it is now and, if wanted or with "Save training state", everything needed to go on from here."""
+        self.report.phase("saving")
+        self.weights(progress, ending)
+        if with_state or self.s.save_state:
+            self.state(progress, ending)
+
+    def weights(self, progress: Progress, ending: str = "") -> Path:
+        """Write the LoRA in Save precision."""
+        with averaged(self.learner.optimizer):
+            tensors = self.learner.adapter.state_dict(DTYPES[self.s.save_precision])
+        about = formats.metadata(self.s, self.model, self.dataset, self.plan, progress, self.learner.adapter)
+
+        def write(folder: Path) -> Path:
+            path = folder / file_name(self.s, ending)
+            return formats.save(path, tensors, about, as_ckpt=self.s.save_model_as == "ckpt")
+
+        path = self._somewhere(write)
+        self._say(progress, path, "weights", path.stat().st_size)
+        return path
+
+    def state(self, progress: Progress, ending: str = "") -> Path:
+        """Write a state beside the LoRA of the same ending."""
+        name = f"{self.s.output_name}{ending}{STATE}"
+        path = self._somewhere(lambda folder: self._write_state(folder / name, progress))
+        self._say(progress, path, "state", _size(path))
+        return path
+
+    @property
+    def autosave_is_due(self) -> bool:
+        """Whether the time has come for a state for emergencies: after the first step, then ever so often."""
+        return time.monotonic() - self._autosaved >= self._pause
+
+    def autosave(self, progress: Progress) -> None:
+        """A state in the run's own folder in place of the one before, for when the process is killed.
+
+        The next one waits until the time and the writing it costs are small beside the training.
+        """
+        now = time.monotonic()
+        older = self._autosaves()
+        try:
+            name = f"{self.s.output_name}{of_step(progress.step)}{STATE}"
+            path = self._write_state(self.report.state / name, progress)
+        except Failure as failure:
+            self.report.note(f"{failure.reason} The state for emergencies was not saved.", "warning")
+            self._pause = 600.0
+        else:
+            for folder in older:
+                if folder != path:
+                    shutil.rmtree(folder, ignore_errors=True)
+            self._pause = max(10.0, 50 * (time.monotonic() - now), _size(path) / 2e6)
+        self._autosaved = time.monotonic()
+
+    def forget_autosaves(self) -> None:
+        """The run ended well: states for emergencies are not needed any more."""
+        for folder in self._autosaves():
+            shutil.rmtree(folder, ignore_errors=True)
+
+    def _autosaves(self) -> list[Path]:
+        return list(self.report.state.glob(f"*{STATE}"))
+
+    def _somewhere(self, write: Any) -> Path:
+        try:
+            return write(self.folder)
+        except Failure as failure:
+            if self.folder == self.spare:
+                raise
+            self.report.note(f"{failure.reason} It goes to {self.spare} instead.", "warning", "output_dir")
+            return write(self.spare)
+
+    def _write_state(self, path: Path, progress: Progress) -> Path:
+        """Write the three files into a folder beside `path`, which then takes its name."""
+        temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
+        try:
+            shutil.rmtree(temporary, ignore_errors=True)
+            temporary.mkdir(parents=True)
+            formats.save(temporary / MODEL, self.learner.adapter.state_dict(), {"format": "pt"})
+            optimizer, scaler = self.learner.optimizer, self.learner.precision.scaler
+            with (temporary / OPTIMIZER).open("wb") as file:
+                torch.save({"optimizer": optimizer.state_dict(), "scaler": scaler.state_dict()}, file)
+                file.flush()
+                os.fsync(file.fileno())
+            (temporary / PROGRESS).write_text(json.dumps(self._about(progress), indent=1), encoding="utf-8")
+            _replace_folder(temporary, path)
+        except (OSError, RuntimeError) as error:  # torch reports a full disk as a RuntimeError
+            shutil.rmtree(temporary, ignore_errors=True)
+            full = isinstance(error, OSError) and error.errno == errno.ENOSPC
+            reason = "the disk is full" if full else (getattr(error, "strerror", None) or str(error).splitlines()[0])
+            raise Failure(
+                f"The training state could not be written to {path}: {reason}.", "Free some space.", "output_dir"
+            ) from error
+        return path
+
+    def _about(self, progress: Progress) -> dict[str, Any]:
+        s = self.s
+        return {
+            "program": formats.PROGRAM,
+            "format": FORMAT,
+            "current_step": progress.step,
+            "current_epoch": progress.epoch,
+            "batch": progress.batch,
+            "batches_per_epoch": self.plan.batches_per_epoch,
+            "started": progress.started,
+            "losses": progress.losses,
+            "seed": s.seed,
+            "optimizer": s.optimizer,
+            "optimizer_args": s.optimizer_args,
+            "network": network(s, self.learner.adapter),
+            "parts": self.learner.parts,
+            "base_model": {"name": self.model.name, "family": self.model.family, "weights": fingerprint(self.model)},
+        }
+
+    def _say(self, progress: Progress, path: Path, what: str, size: int) -> None:
+        self.report(Saved(step=progress.step, epoch=progress.epoch, path=str(path.absolute()), what=what, bytes=size))
+
+
+def _replace_folder(temporary: Path, path: Path) -> None:
+    old = path.with_name(f".{path.name}.{os.getpid()}.old")
+    shutil.rmtree(old, ignore_errors=True)
+    with contextlib.suppress(FileNotFoundError):
+        path.rename(old)
+    temporary.rename(path)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def _size(folder: Path) -> int:
+    return sum(file.stat().st_size for file in folder.iterdir())
+
+
+def network(s: Settings, adapter: Adapter) -> dict[str, Any]:
+    """What kind of adapter a state is of."""
+    return {"type": s.LoRA_type, "dim": adapter.dim, "alpha": adapter.alpha, "modules": len(adapter.modules)}
+
+
+def fingerprint(model: Model) -> str:
+    """A few frozen weights of the base model and their type, hashed: other models have others."""
+    weights = model.unet.state_dict()
+    digest = hashlib.sha256(str(model.dtype).encode())
+    for name in ("conv_in.weight", "conv_out.weight", "conv_norm_out.weight"):
+        digest.update(weights[name].detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
+    return f"{model.dtype}:{digest.hexdigest()}"
+
+
+# Reading.
+
+
+@dataclass(frozen=True)
+class State:
+    """A state folder that was found to be one of this program."""
+
+    folder: Path
+    about: Mapping[str, Any]
+
+    @property
+    def step(self) -> int:
+        """The step it was made after."""
+        return int(self.about["current_step"])
+
+
+def open_state(folder: str | Path) -> State:
+    """Find out what a state folder holds; raises `Failure` with a sentence when it is none, or not of this program."""
+    path = Path(folder).expanduser()
+    try:
+        about = json.loads((path / PROGRESS).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        about = None
+    if not isinstance(about, dict) or about.get("program") != formats.PROGRAM:
+        raise _refused(f"{path} is not a training state of this program.", "Choose a folder whose name ends in -state.")
+    if about.get("format") != FORMAT:
+        raise _refused(f"{path.name} was saved by another version of this program.", "Use that version, or start anew.")
+    missing = [name for name in (MODEL, OPTIMIZER) if not (path / name).is_file()]
+    if missing:
+        raise _refused(f"{path.name} is incomplete: {missing[0]} is missing.", "Choose an earlier state.")
+    return State(path, about)
+
+
+def check_state(state: State, s: Settings, model: Model, learner: Learner, plan: Plan) -> None:
+    """Raise `Failure` with a sentence when a state is not of this model, adapter and optimizer, or nothing is left."""
+    name, about = state.folder.name, state.about
+    base, saved, own = about["base_model"], about["network"], network(s, learner.adapter)
+    if base["family"] != model.family:
+        raise _refused(f"{name} was trained on a model of another family.", f"Choose {base['name']} as the model.")
+    mine = fingerprint(model)
+    if base["weights"] != mine and base["weights"].partition(":")[0] == mine.partition(":")[0]:
+        raise _refused(f"{name} was trained on another model, {base['name']}.", "Choose that model, or start anew.")
+    labels = {"type": "LoRA type", "dim": "Network Rank (Dimension)", "alpha": "Network Alpha", "modules": "layers"}
+    for key, label in labels.items():
+        if saved[key] != own[key]:
+            raise _refused(
+                f"{name} holds a LoRA with {label} {saved[key]}; it is {own[key]} here.",
+                f"Set {label} to {saved[key]}, or start anew." if key != "modules" else "Start anew.",
+            )
+    strangers = set(about["parts"]) - set(learner.parts)
+    if strangers:
+        raise _refused(
+            f"{name} trained parts that have rate 0 here: {', '.join(strangers)}.", "Give them a rate again."
+        )
+    if about["optimizer"] != s.optimizer:
+        raise _refused(
+            f"{name} was saved with the optimizer {about['optimizer']}; {s.optimizer} cannot go on from it.",
+            f"Set Optimizer to {about['optimizer']}, or start anew with the file as LoRA network weights.",
+        )
+    if state.step >= plan.steps:
+        raise _refused(
+            f"{name} was saved after step {state.step}, and this run has {plan.steps} steps: nothing is left to train.",
+            "Raise Epoch or Max train steps.",
+        )
+
+
+def load_state(state: State, s: Settings, learner: Learner) -> None:
+    """Put adapter, optimizer and scaler back to where they were. The rates are those of the settings."""
+    from safetensors.torch import load_file
+
+    if TEXT not in state.about["parts"]:
+        learner.rest_text_encoder()
+    try:
+        found = learner.adapter.load(load_file(state.folder / MODEL))
+        if found.missing or found.unexpected:
+            raise ValueError(f"{(found.missing + found.unexpected)[0]} does not belong")
+        kept = torch.load(state.folder / OPTIMIZER, map_location="cpu", weights_only=True)
+        learner.optimizer.load_state_dict(kept["optimizer"])
+        learner.precision.scaler.load_state_dict(kept["scaler"])
+    except (OSError, ValueError, RuntimeError, KeyError, EOFError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise _refused(f"{state.folder.name} cannot be read: {reason}.", "Choose an earlier state.") from error
+    changed = parse_arguments(s.optimizer_args) if s.optimizer_args != state.about["optimizer_args"] else {}
+    for group in learner.optimizer.param_groups:
+        group["rate"] = rate_of(s, group["name"])
+        group.update({name: value for name, value in changed.items() if name in group})
+
+
+def progress_of(state: State, plan: Plan, report: Reporter) -> Progress:
+    """Where the run goes on: at the very batch, unless the pictures or the batches have changed since."""
+    about = state.about
+    progress = Progress(
+        state.step, int(about["current_epoch"]), int(about["batch"]), float(about["started"]), list(about["losses"])
+    )
+    if about["batches_per_epoch"] != plan.batches_per_epoch:
+        report.note(
+            f"An epoch had {about['batches_per_epoch']} batches when the state was saved and has "
+            f"{plan.batches_per_epoch} now; the run goes on after step {state.step}, at the start of an epoch.",
+            "warning",
+            "resume",
+        )
+        progress.epoch, progress.batch = state.step // max(1, plan.steps_per_epoch), 0
+    return progress
+
+
+def _refused(reason: str, advice: str) -> Failure:
+    return Failure(f"Resume from saved training state: {reason}", advice, "resume")

@@ -1,0 +1,209 @@
+"""Sample pictures, drawn by the process that trains with the adapter as it is, without a trace in the training."""
+
+from __future__ import annotations
+
+import contextlib
+import inspect
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from trainer.devices import is_out_of_memory
+from trainer.diffusion import mixed_seed
+from trainer.events import Sample
+from trainer.optimizers import averaged
+from trainer.plan import due
+from trainer.prompts import Prompt, parse_prompt, parse_prompts
+from trainer.samplers import SAMPLERS
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+    from trainer.checkpoint import Progress
+    from trainer.conditioning import Conditioning
+    from trainer.devices import Precision
+    from trainer.learner import Learner
+    from trainer.models import Model
+    from trainer.report import Reporter
+    from trainer.settings import Settings
+
+__all__ = ["Painter", "Prompt", "parse_prompt", "parse_prompts", "render"]
+
+
+class Painter:
+    """Draws the run's sample prompts when it is time. Trouble with a picture is a note and never ends the run."""
+
+    def __init__(
+        self, s: Settings, report: Reporter, model: Model, conditioning: Conditioning, learner: Learner
+    ) -> None:
+        self.s, self.report, self.model, self.conditioning, self.learner = s, report, model, conditioning, learner
+        prompts, problems = parse_prompts(s.sample_prompts)
+        for problem in problems:
+            report.note(f"Sample prompts: {problem} It is left out.", "warning", "sample_prompts")
+        # Without a seed of its own a prompt gets one that stays the same, so that its pictures can be compared.
+        self.prompts = [
+            prompt if prompt.seed is not None else replace(prompt, seed=mixed_seed(s.seed or 0, number) % 2**32)
+            for number, prompt in enumerate(prompts)
+        ]
+
+    @property
+    def texts(self) -> list[str]:
+        """Everything the text encoder will be asked for."""
+        return [text for prompt in self.prompts for text in (prompt.text, prompt.negative)]
+
+    @property
+    def wanted(self) -> bool:
+        """Whether pictures will be drawn in this run without being asked for."""
+        s = self.s
+        return bool(self.prompts) and bool(s.sample_every_n_epochs or s.sample_every_n_steps or s.sample_at_first)
+
+    def after_step(self, progress: Progress) -> None:
+        """Draw if it is time by steps. Sampling by epochs wins over sampling by steps."""
+        if not self.s.sample_every_n_epochs and due(progress.step, self.s.sample_every_n_steps):
+            self.draw(progress)
+
+    def after_epoch(self, progress: Progress) -> None:
+        """Draw if it is time by epochs; `progress.epoch` is the one that ended."""
+        if due(progress.epoch, self.s.sample_every_n_epochs):
+            self.draw(progress, f"e{progress.epoch:06d}")
+
+    def draw(self, progress: Progress, when: str = "") -> None:
+        """Draw every prompt now. `when` is part of the files' names, by default the step."""
+        with self._as_in_use():
+            for index, prompt in enumerate(self.report.track(self.prompts, "sampling")):
+                if self.report.stopping():
+                    return
+                try:
+                    image = render(self.model, prompt, self.s, self.learner.precision, self.conditioning)
+                except (RuntimeError, ValueError, MemoryError) as error:
+                    self._excuse(index, error)
+                    continue
+                name = self._file_name(when or f"{progress.step:06d}", index, prompt)
+                image.save(self.report.samples / name, pnginfo=_about(prompt, progress))
+                self.report(
+                    Sample(
+                        step=progress.step, epoch=progress.epoch, index=index, prompt=prompt.text,
+                        seed=prompt.seed or 0, path=f"{self.report.samples.name}/{name}",
+                    )
+                )  # fmt: skip
+
+    @contextlib.contextmanager
+    def _as_in_use(self) -> Iterator[None]:
+        """The adapter as the finished file will be: averaged if the optimizer averages, without dropouts."""
+        self.learner.adapter.train(False)
+        try:
+            with averaged(self.learner.optimizer), torch.no_grad():
+                yield
+        finally:
+            self.learner.adapter.train(True)
+
+    def _file_name(self, when: str, index: int, prompt: Prompt) -> str:
+        moment = time.strftime("%Y%m%d%H%M%S")
+        return f"{self.s.output_name}_{when}_{index:02d}_{moment}_{prompt.seed}.png"
+
+    def _excuse(self, index: int, error: BaseException) -> None:
+        short = is_out_of_memory(error)
+        why = "there was not enough memory for it; make it smaller with --w and --h" if short else error
+        self.report.note(f"Sample {index + 1} could not be drawn: {why}.", "warning", "sample_prompts")
+
+
+def _about(prompt: Prompt, progress: Progress) -> Any:
+    from PIL.PngImagePlugin import PngInfo
+
+    info = PngInfo()
+    how = {
+        "Steps": prompt.steps, "CFG scale": prompt.guidance, "Seed": prompt.seed,
+        "Size": f"{prompt.width}x{prompt.height}", "Training step": progress.step,
+    }  # fmt: skip
+    line = ", ".join(f"{name}: {value}" for name, value in how.items())
+    info.add_itxt("parameters", f"{prompt.text}\nNegative prompt: {prompt.negative}\n{line}")
+    return info
+
+
+@torch.no_grad()
+def render(
+    model: Model,
+    prompt: Prompt,
+    s: Settings,
+    precision: Precision | None = None,
+    conditioning: Conditioning | None = None,
+) -> Image:
+    """The picture of a prompt by the model as it is now, with classifier-free guidance (Ho & Salimans 2022, eq. 6).
+
+    Randomness comes from the prompt's seed alone. Raises RuntimeError when memory runs out.
+    """
+    from trainer.conditioning import Conditioning
+    from trainer.devices import Precision
+
+    precision = precision or Precision(model.device, model.dtype)
+    told = (conditioning or Conditioning(model, s, precision))([prompt.negative, prompt.text])
+    latents = denoise(model, prompt, told, prompt.sampler or s.sample_sampler, precision)
+    return decode(model, latents, precision.device)
+
+
+def denoise(model: Model, prompt: Prompt, told: Tensor, sampler: str, precision: Precision) -> Tensor:
+    """From noise to scaled latents [1, 4, h/8, w/8]. `told`: states of the negative prompt and of the prompt."""
+    scheduler = make_scheduler(sampler, model.scheduler_config, model.prediction_type)
+    scheduler.set_timesteps(prompt.steps, device=precision.device)
+    source = torch.Generator().manual_seed(prompt.seed or 0)
+    shape = (1, model.unet.config.in_channels, prompt.height // 8, prompt.width // 8)
+    latents = torch.randn(shape, generator=source).to(precision.device) * scheduler.init_noise_sigma
+    guided = prompt.guidance > 1
+    told = told if guided else told[1:]
+    extra = {"generator": source} if "generator" in inspect.signature(scheduler.step).parameters else {}
+    for t in scheduler.timesteps:
+        inputs = scheduler.scale_model_input(latents.expand(len(told), -1, -1, -1), t)
+        with precision.autocast():
+            predictions = model.unet(inputs, t, told, return_dict=False)[0].float()
+        if guided:
+            unconditional, conditional = predictions.chunk(2)
+            predictions = unconditional + prompt.guidance * (conditional - unconditional)
+        latents = scheduler.step(predictions, t, latents, return_dict=False, **extra)[0]
+    return latents
+
+
+def make_scheduler(sampler: str, config: Mapping[str, Any], prediction_type: str) -> Any:
+    """The diffusers scheduler of a sampler for a model with this scheduler configuration."""
+    from diffusers import schedulers
+
+    row = SAMPLERS[sampler]
+    noise = ("beta_start", "beta_end", "beta_schedule", "num_train_timesteps")
+    options = {name: config[name] for name in noise if name in config}
+    return getattr(schedulers, row.scheduler)(**options, prediction_type=prediction_type, **row.options)
+
+
+def decode(model: Model, latents: Tensor, device: torch.device) -> Image:
+    """The picture of scaled latents [1, 4, h, w], by the VAE wherever it is kept; in tiles when memory is short."""
+    from PIL import Image
+
+    vae, home = model.vae, model.vae.device
+    vae.to(device)
+    try:
+        pixels = _decoded(vae, latents / model.scaling_factor)
+    finally:
+        vae.to(home)
+    pixels = ((pixels / 2 + 0.5).clamp(0, 1) * 255).round().to(torch.uint8)
+    return Image.fromarray(pixels[0].permute(1, 2, 0).cpu().numpy())
+
+
+def _decoded(vae: Any, latents: Tensor) -> Tensor:
+    try:
+        pixels: Tensor = vae.decode(latents.to(vae.dtype), return_dict=False)[0].float()
+    except RuntimeError as error:
+        if not is_out_of_memory(error) or vae.use_tiling:
+            raise
+        vae.enable_tiling()
+        try:
+            return _decoded(vae, latents)
+        finally:
+            vae.disable_tiling()
+    if vae.dtype != torch.float32 and not bool(pixels.isfinite().all()):
+        vae.float()  # half precision overflowed
+        return _decoded(vae, latents)
+    if not bool(pixels.isfinite().all()):
+        raise ValueError("the model gives no usable numbers")
+    return pixels

@@ -1,0 +1,283 @@
+"""The training loop."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import time
+from collections.abc import Iterator
+from itertools import islice
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from trainer import checkpoint, diffusion
+from trainer.adapters import attach
+from trainer.checkpoint import Progress, Saver, of_epoch, of_step
+from trainer.conditioning import Conditioning
+from trainer.curves import Curves, log_folder
+from trainer.data.captions import first_line
+from trainer.data.dataset import scan, verify
+from trainer.data.loader import Batch, Batches
+from trainer.devices import Precision, choose_precision, memory_for, put
+from trainer.events import EpochEnd, Started
+from trainer.learner import Learner
+from trainer.losses import Losses
+from trainer.models import load_model
+from trainer.plan import Plan, due, make_plan
+from trainer.report import Failure, Stopped
+from trainer.sample import Painter
+
+if TYPE_CHECKING:
+    from trainer.data.dataset import Dataset, Picture
+    from trainer.models import Model
+    from trainer.report import Reporter
+    from trainer.settings import Settings
+
+
+def train(s: Settings, report: Reporter) -> None:
+    """Fit a low-rank update to a frozen diffusion model (Hu et al. 2021; Ho et al. 2020).
+
+    Writes the LoRA into the output folder and everything else into the run's folder. Raises `Failure` with a sentence,
+    or `Stopped` when a stop command was obeyed and everything is saved.
+    """
+    state = checkpoint.open_state(s.resume) if s.resume else None
+    s = with_seed(s, state, report)
+    precision = choose_precision(s, report)
+    dataset = pictures(s, report)
+    plan = make_plan(s, dataset)
+    report(Started(job="train", name=s.output_name, pid=os.getpid(), plan=plan.as_json(),
+                   resumed_from_step=state.step if state else 0))  # fmt: skip
+
+    with memory_for("loading the model", s, precision.device):
+        model = load_model(s, report, precision.device, precision.dtype)
+        adapter = attach(model, s, report)  # W + (alpha / rank) B A
+        learner = Learner(adapter, s, plan, precision, report)
+        progress = Progress() if state is None else resumed(state, s, model, learner, plan, report)
+    with (
+        memory_for("preparing the pictures", s, precision.device),
+        Batches(s, dataset, model, report, precision.device) as batches,
+        Curves(log_folder(s, report), {"plan": plan.sentence}, progress.step) as curves,
+    ):
+        conditioning = Conditioning(model, s, precision, adapter, learner.trains_text)
+        painter = Painter(s, report, model, conditioning, learner)
+        saver = Saver(s, report, model, dataset, plan, learner)
+        losses = Losses(plan.steps_per_epoch, precision.device, progress.losses)
+        desk = Desk(s, report, plan, progress, losses, curves, painter, saver)
+        make_room(s, model, dataset, conditioning, painter, report)
+        alpha_bars = diffusion.alpha_bars(model.scheduler_config)
+
+        with memory_for("training", s, precision.device):
+            if s.sample_at_first and not progress.step:
+                painter.draw(progress)
+            report.phase("training", progress.step, plan.steps)
+            while progress.step < plan.steps:
+                for group in groups(batches, progress, s):  # the batches of one step
+                    if learner.trains_text and is_over_for_text(progress, plan):
+                        rest_text_encoder(learner, conditioning, model, report)
+                    learner.set_rates(progress.step)
+                    loss = torch.zeros((), device=precision.device)
+                    for place, batch in enumerate(group):
+                        share = loss_of(batch, (progress.step, place), model, conditioning, alpha_bars, s, precision)
+                        learner.backward(share / len(group))
+                        loss += share.detach() / len(group)
+                    learner.step()
+
+                    progress.advance(len(group))
+                    losses.add(progress.step, progress.current_epoch, loss, learner.rates, shown(group))
+                    desk.after_step()
+                    if progress.step == plan.steps:
+                        break
+                if progress.batch >= batches.per_epoch:
+                    progress.end_epoch()
+                    desk.after_epoch()
+        saver.save(progress)
+    saver.forget_autosaves()
+
+
+def loss_of(
+    batch: Batch, place: tuple[int, int], model: Model, conditioning: Conditioning, alpha_bars: Tensor, s: Settings,
+    precision: Precision,
+) -> Tensor:  # fmt: skip
+    """The loss of one batch (Ho et al. 2020, eq. 14, weighed): a tensor of one number that gradients flow from.
+
+    `place` in the run (step, batch of the step) and the seed decide everything random.
+    """
+    assert s.seed is not None
+    x0, source = batch.latents, diffusion.generator(s.seed, *place)
+    torch.manual_seed(diffusion.mixed_seed(s.seed, *place))  # dropouts
+    noise = put(diffusion.draw_noise(x0.shape, s.noise_offset, source), x0.device)
+    t = diffusion.draw_timesteps(batch.size, len(alpha_bars), source)
+    alpha_bar, t = put(alpha_bars[t], x0.device), put(t, x0.device)
+
+    noisy = diffusion.mix(x0, noise, alpha_bar)  # q(x_t | x_0)
+    told = conditioning(batch.captions)
+    with precision.autocast():
+        prediction = model.unet(noisy, t, told, return_dict=False)[0]
+    wanted = diffusion.target(x0, noise, alpha_bar, model.prediction_type)
+    losses = diffusion.per_sample(diffusion.distance(prediction, wanted)) * batch.loss_weights
+    if s.min_snr_gamma:
+        losses = losses * diffusion.min_snr_weight(alpha_bar, s.min_snr_gamma, model.prediction_type)
+    return losses.mean()
+
+
+# Before the loop.
+
+
+def with_seed(s: Settings, state: checkpoint.State | None, report: Reporter) -> Settings:
+    """The settings with a seed: the user's, that of the state to go on from, or a new one, which a note names."""
+    kept = None if state is None else int(state.about["seed"])
+    if s.seed is None and kept is None:
+        kept = secrets.randbelow(2**32)
+        report.note(f"Seed: {kept}", key="seed")
+    if s.seed is None:
+        return s.changed(seed=kept)
+    if kept is not None and kept != s.seed:
+        report.note(f"The state was saved with seed {kept}; the run goes on with seed {s.seed}.", "warning", "seed")
+    return s
+
+
+def pictures(s: Settings, report: Reporter) -> Dataset:
+    """Every picture that can be read; those that cannot are named and left out."""
+    dataset = verify(scan(s, report), report)
+    if not dataset.pictures:
+        raise Failure(
+            f"Image folder: there are no pictures to train on in {s.train_data_dir or 'an empty field'}.",
+            "It must hold folders named like 10_cat with pictures in them.",
+            "train_data_dir",
+        )
+    return dataset
+
+
+def resumed(
+    state: checkpoint.State, s: Settings, model: Model, learner: Learner, plan: Plan, report: Reporter
+) -> Progress:
+    """Go back to where a state was saved."""
+    checkpoint.check_state(state, s, model, learner, plan)
+    checkpoint.load_state(state, s, learner)
+    report.note(f"Goes on after step {state.step}, from {state.folder.name}.", key="resume")
+    return checkpoint.progress_of(state, plan, report)
+
+
+def make_room(
+    s: Settings, model: Model, dataset: Dataset, conditioning: Conditioning, painter: Painter, report: Reporter
+) -> None:
+    """Leave on the device only what each step needs."""
+    if s.gradient_checkpointing:
+        model.unet.enable_gradient_checkpointing()
+        for encoder in model.text_encoders if conditioning.trained else ():
+            encoder.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+            encoder.train()
+    if model.device.type != "cpu" and s.cache_latents and not s.color_aug:
+        model.vae.to("cpu")
+    if not conditioning.trained and not s.shuffle_caption:
+        dropped = [""] if s.caption_dropout_rate or s.caption_dropout_every_n_epochs else []
+        captions = [first_line(picture.caption) for picture in dataset.entries()]
+        conditioning.learn_by_heart([*captions, *dropped, *painter.texts], report)
+
+
+# In the loop.
+
+
+def groups(batches: Batches, progress: Progress, s: Settings) -> Iterator[list[Batch]]:
+    """What is left of the epoch, in the batches of one step each; the last step of an epoch may have fewer."""
+    epoch = batches.epoch(progress.current_epoch, skip=progress.batch)
+    while group := list(islice(epoch, s.gradient_accumulation_steps)):
+        yield group
+
+
+def shown(group: list[Batch]) -> list[Picture]:
+    """The pictures of a step."""
+    return [picture for batch in group for picture in batch.pictures]
+
+
+def is_over_for_text(progress: Progress, plan: Plan) -> bool:
+    """Whether "Stop text encoder training" has come."""
+    return plan.stop_text_encoder_at is not None and progress.step >= plan.stop_text_encoder_at
+
+
+def rest_text_encoder(learner: Learner, conditioning: Conditioning, model: Model, report: Reporter) -> None:
+    """From now on only the U-Net learns, and captions are encoded once."""
+    learner.rest_text_encoder()
+    conditioning.rest()
+    for encoder in model.text_encoders:
+        encoder.eval()
+    report.note("The text encoder is not trained any further.", key="stop_text_encoder_training")
+
+
+class Desk:
+    """Between two steps: tells people, draws samples, saves, and does what it is asked to."""
+
+    def __init__(
+        self, s: Settings, report: Reporter, plan: Plan, progress: Progress, losses: Losses, curves: Curves,
+        painter: Painter, saver: Saver,
+    ) -> None:  # fmt: skip
+        self.s, self.report, self.plan, self.progress = s, report, plan, progress
+        self.losses, self.curves, self.painter, self.saver = losses, curves, painter, saver
+
+    def after_step(self) -> None:
+        """A step is done; `progress` says which."""
+        s, step = self.s, self.progress.step
+        if self.losses.due or step == self.plan.steps:
+            self.tell()
+        if due(step, s.save_every_n_steps) and step < self.plan.steps:
+            self.tell()
+            self.saver.save(self.progress, of_step(step))
+        if self.saver.autosave_is_due:
+            self.tell()
+            self.saver.autosave(self.progress)
+        self.painter.after_step(self.progress)
+        self.report.phase("training", step, self.plan.steps)
+        if step < self.plan.steps:
+            while command := self.report.command():
+                self.obey(command)
+
+    def after_epoch(self) -> None:
+        """An epoch is done. After the last one the finished file follows, so it is not saved twice."""
+        self.tell()
+        epoch, step = self.progress.epoch, self.progress.step
+        self.report(EpochEnd(epoch=epoch, step=step, loss=self.losses.average))
+        self.curves.epoch(epoch, self.losses.average)
+        if due(epoch, self.s.save_every_n_epochs) and step < self.plan.steps:
+            self.saver.save(self.progress, of_epoch(epoch))
+        self.painter.after_epoch(self.progress)
+        self.report.phase("training", step, self.plan.steps)
+
+    def tell(self) -> None:
+        """Read the losses back and show them. Raises `Failure` when one is no number: nothing is saved from then on."""
+        for event in self.losses.read():
+            self.report(event)
+            self.curves.step(event)
+        self.progress.losses = list(self.losses.recent)
+
+    def obey(self, command: str) -> None:
+        """Do what the page or a signal asked for."""
+        self.tell()
+        if command == "stop":
+            self.saver.save(self.progress, of_step(self.progress.step), with_state=True)
+            raise Stopped(f"Stopped after step {self.progress.step} of {self.plan.steps}; everything is saved.")
+        if command == "save":
+            self.saver.save(self.progress, of_step(self.progress.step))
+        elif command == "sample":
+            self.sample_now()
+        elif command == "pause":
+            self.wait()
+        self.report.phase("training", self.progress.step, self.plan.steps)
+
+    def sample_now(self) -> None:
+        """Draw the sample prompts because somebody asked."""
+        if not self.painter.prompts:
+            self.report.note("There is nothing to draw: Sample prompts is empty.", key="sample_prompts")
+        self.painter.draw(self.progress)
+
+    def wait(self) -> None:
+        """Keep everything in memory until "resume"; other commands are obeyed meanwhile."""
+        while True:
+            self.report.phase("paused", self.progress.step, self.plan.steps)
+            command = self.report.command()
+            if command == "resume":
+                return
+            if command is not None and command != "pause":
+                self.obey(command)
+            time.sleep(0.1)
