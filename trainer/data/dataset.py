@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from trainer.data.captions import first_line, read_caption
-from trainer.data.folders import NamedFolder, as_folder, folder_problems, listing, named_folders, some_names
+from trainer.data.folders import NamedFolder, as_folder, counted, folder_problems, listing, named_folders, some_names
 from trainer.data.images import Header, Unreadable, check_pixels, header
 from trainer.events import Item
 from trainer.settings import Settings
@@ -172,7 +172,7 @@ def _read(
     headers = in_threads(_header, inside.pictures, report, f"looking at {name}")
     for path, head in zip(inside.pictures, headers, strict=True):
         if head.why:
-            skipped.append(Skipped(path, head.why))
+            skipped.append(Skipped(_printable(path), head.why))
         else:
             usable.append((path, head.size))
         if head.note:
@@ -186,7 +186,8 @@ def _read(
     for below in inside.folders:
         deeper = _pictures_below(below)
         if deeper:
-            notes.append(f"{deeper} picture(s) in its sub-folder {below.name} are not used; move them up to use them.")
+            verb = "is" if deeper == 1 else "are"
+            notes.append(f"{counted(deeper)} in its sub-folder {below.name} {verb} not used; move them up to use them.")
     return Subset(folder.path, name, folder.repeats, is_reg, pictures), skipped, notes
 
 
@@ -198,6 +199,11 @@ def _header(path: Path) -> Header:
         return Header(why="has a name that is not valid UTF-8; rename it")
     except OSError as error:
         return Header(why=f"cannot be read ({error.strerror or error})")
+
+
+def _printable(path: Path) -> Path:
+    """The path with a mark for whatever in it is no text, so that it can be written into a log."""
+    return Path(os.fsencode(path).decode("utf-8", errors="replace"))
 
 
 def _pictures_below(folder: Path) -> int:
@@ -257,9 +263,11 @@ class _Captions:
         notes = []
         if self.missing:
             given = f"the caption “{self.folder.concept}” from its name" if self.folder.concept else "no caption"
-            notes.append(f"{len(self.missing)} of {pictures} picture(s) have no {self.extension} file and get {given}.")
+            verbs = ("has", "gets") if len(self.missing) == 1 else ("have", "get")
+            share = f"{len(self.missing)} of {counted(pictures)}"
+            notes.append(f"{share} {verbs[0]} no {self.extension} file and {verbs[1]} {given}.")
             notes += [
-                f"{count} of them have a {ending} file, but Caption extension is {self.extension}."
+                f"Files ending in {ending} stand beside {count} of them, but Caption extension is {self.extension}."
                 for ending, count in self.elsewhere.items()
             ]
         if self.empty:

@@ -76,10 +76,8 @@ def named_folders(folder: Path) -> tuple[list[NamedFolder], list[str]]:
         else:
             found.append(NamedFolder(path, *named))
     if inside.pictures:
-        notes.append(
-            f"{_count(len(inside.pictures))} directly in {folder.name or folder} {_are(len(inside.pictures))} not used "
-            f"({some_names(inside.pictures)}): pictures belong in folders named like 10_cat."
-        )
+        loose = f"{counted(len(inside.pictures))} directly in {folder.name or folder} ({some_names(inside.pictures)})"
+        notes.append(f"{loose} {_are(len(inside.pictures))} not used: pictures belong in folders named like 10_cat.")
     return found, notes
 
 
@@ -146,9 +144,10 @@ def _without_pictures(folder: Path) -> Iterator[tuple[str, Path | None]]:
     elif inside.pictures and read_name(folder.name) and not named:
         yield f"you chose the inner folder {folder.name}; choose its parent, {folder.parent}.", folder.parent
     elif inside.pictures and not named:
+        loose = f"{counted(len(inside.pictures))} {_are(len(inside.pictures))} directly in {folder}."
         yield (
-            f"{_count(len(inside.pictures))} {_are(len(inside.pictures))} directly in {folder}. Put them into a folder "
-            f"inside it, named like 10_cat: 10 = how often each is shown per epoch, cat = what they show.",
+            f"{loose} Put them into a folder inside it, named like 10_cat: "
+            "10 = how often each is shown per epoch, cat = what they show.",
             None,
         )
     elif named:
@@ -192,7 +191,8 @@ def some_names(paths: tuple[Path, ...] | list[Path]) -> str:
     return shown if len(paths) <= 3 else f"{shown} and {len(paths) - 3} more"
 
 
-def _count(number: int) -> str:
+def counted(number: int) -> str:
+    """ "1 picture", "2 pictures"."""
     return f"{number} picture{'' if number == 1 else 's'}"
 
 

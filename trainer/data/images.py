@@ -29,8 +29,8 @@ KINDS = {
 }
 """Endings of picture files (in any case), and what such a file should hold."""
 
-FORMATS = ("PNG", "JPEG", "MPO", "WEBP", "BMP", "DIB", "AVIF", "GIF", "TIFF")
-"""What a file may hold whatever its name says; decoders of other formats are never tried."""
+FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "DIB", "AVIF", "GIF", "TIFF")
+"""What a file may hold whatever its name says; decoders of other formats are never tried. JPEG's also opens MPO."""
 
 ENDINGS = ", ".join(KINDS)
 

@@ -1,0 +1,1 @@
+"""Tests of the data: folders, pictures, captions, buckets, latents and batches."""
