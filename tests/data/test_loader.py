@@ -13,6 +13,7 @@ import torch
 
 from tests.data.made import noise, tiny_vae, write
 from tests.photos import make_photo_dataset
+from trainer.data import loader
 from trainer.data.buckets import place
 from trainer.data.dataset import scan, verify
 from trainer.data.latents import Wish, pixels_of
@@ -180,6 +181,20 @@ def test_a_picture_that_vanishes_in_mid_run_is_named(report: Reporter, folder: P
         (folder / "1_dog" / "e.png").unlink()
         with pytest.raises(Failure, match=r"e\.png is no longer there"):
             list(chain.from_iterable(map(source.epoch, (1, 2, 3))))
+
+
+def test_uncached_pictures_are_decoded_once(report: Reporter, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    s = settings(folder, cache_latents=False, color_aug=True, flip_aug=True)
+    with batches(report, s) as source:
+        once = [list(source.epoch(number)) for number in (1, 2)]
+        for path in folder.rglob("*.png"):
+            path.unlink()
+        assert same(list(source.epoch(1)), once[0])
+    monkeypatch.setattr(loader, "PIXELS", 0)
+    write(folder / "2_cat", a=(64, 64), b=(80, 48), c=(64, 64))
+    write(folder / "1_dog", d=(48, 80), e=(64, 64))
+    with batches(report, s) as source:
+        assert same(list(source.epoch(2)), once[1]), "and kept or not, they are the same"
 
 
 def test_cached_latents_do_not_need_the_pictures_any_more(report: Reporter, folder: Path) -> None:

@@ -8,7 +8,7 @@ import math
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, lru_cache
 from typing import TYPE_CHECKING
 
 from trainer.data.chance import Choice, generator
@@ -53,15 +53,18 @@ def bucket_resolutions(max_reso: Size, min_reso: int, max_reso_side: int, step: 
 
 def place(size: Size, settings: Settings) -> Placement:
     """The placement of a picture of this size under these settings."""
+    reso = settings.resolution
     if not settings.enable_bucket:
-        width, height = settings.resolution
-        fixed = (_floor(width, CELL), _floor(height, CELL))
-        return _centred(fixed, _cover(size, fixed))
+        return _placed_in(size, ((_floor(reso[0], CELL), _floor(reso[1], CELL)),))
     step = max(_floor(settings.bucket_reso_steps, CELL), CELL)
     if settings.bucket_no_upscale:
-        resized = _shrunk(size, settings.resolution[0] * settings.resolution[1], step)
+        resized = _shrunk(size, reso[0] * reso[1], step)
         return _centred((_floor(resized[0], step), _floor(resized[1], step)), resized)
-    buckets = bucket_resolutions(settings.resolution, settings.min_bucket_reso, settings.max_bucket_reso, step)
+    return _placed_in(size, bucket_resolutions(reso, settings.min_bucket_reso, settings.max_bucket_reso, step))
+
+
+@lru_cache(10_000)
+def _placed_in(size: Size, buckets: tuple[Size, ...]) -> Placement:
     bucket = _nearest(size, buckets)
     return _centred(bucket, _cover(size, bucket))
 

@@ -269,8 +269,9 @@ class Latents:
                 np.savez(file, latents=latent.numpy())
             os.replace(temporary, path)
         except OSError as error:
-            self._write_trouble = f"{self.folder} cannot be written ({error.strerror or error})"
             with contextlib.suppress(OSError):
                 temporary.unlink(missing_ok=True)
-            return False
+            if not path.exists():  # Windows refuses to replace what another run is just reading: then it is there
+                self._write_trouble = f"{self.folder} cannot be written ({error.strerror or error})"
+                return False
         return True

@@ -9,6 +9,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, NamedTuple, Self
 
+import numpy as np
 import torch
 
 from trainer.data import captions
@@ -24,6 +25,10 @@ from trainer.workspace import workspace
 if TYPE_CHECKING:
     from trainer.models import Model
     from trainer.report import Reporter
+
+
+PIXELS = 2 << 30
+"""Bytes of resized pictures that are kept when latents are not cached, so that most are decoded only once."""
 
 
 @dataclass(frozen=True)
@@ -87,6 +92,7 @@ class Batches:
         self._closing = ExitStack()
         self._encoder = Encoder(model.vae, self.device, report)
         self._latents: Latents | None = None
+        self._resized: dict[Path, Pixels] = {}
         if settings.cache_latents and not settings.color_aug:
             self._latents = self._cached(dataset, report, cache_folder)
         else:
@@ -160,7 +166,12 @@ class Batches:
 
     def _pixels(self, entry: int, flip: bool, epoch: int) -> Pixels:
         picture = self.entries[entry]
-        pixels = pixels_of(Wish(picture, place(picture.size, self.settings), flip))
+        plain = self._resized.get(picture.path)
+        if plain is None:
+            plain = pixels_of(Wish(picture, place(picture.size, self.settings)))
+            if len(self._resized) * plain.nbytes < PIXELS:
+                self._resized[picture.path] = plain
+        pixels = np.ascontiguousarray(plain[:, ::-1]) if flip else plain
         if self.settings.color_aug:
             pixels = vary_colors(pixels, generator(Choice.COLOR, self.seed, epoch, entry))
         return pixels

@@ -13,13 +13,13 @@ LIMIT = 200_000
 
 
 def once_per_file(read: Callable[[Path], T]) -> Callable[[Path], T]:
-    """`read(path)`, called again only when the file's time, length or identity differ. `OSError` if it is gone."""
-    seen: dict[str, tuple[tuple[int, int, int], T]] = {}
+    """`read(path)`, called again only when the file's times, length or identity differ. `OSError` if it is gone."""
+    seen: dict[str, tuple[tuple[int, ...], T]] = {}
 
     @wraps(read)
     def remembered(path: Path) -> T:
         state = os.stat(path)
-        stamp = (state.st_mtime_ns, state.st_size, state.st_ino)
+        stamp = (state.st_mtime_ns, state.st_ctime_ns, state.st_size, state.st_ino)
         known = seen.get(os.fspath(path))
         if known is not None and known[0] == stamp:
             return known[1]
