@@ -119,7 +119,7 @@ def main(arguments: list[str]) -> int:
     """Set up what the command needs, then become that command."""
     try:
         torch_index_url, arguments = take_torch_index_url(arguments)
-        if arguments and arguments[0] in ("-h", "--help", "help"):
+        if asks_for_help(arguments):
             print(HELP, end="")
             return 0
         command, rest = choose_command(arguments)
@@ -155,6 +155,14 @@ def take_torch_index_url(arguments: list[str]) -> tuple[str | None, list[str]]:
             )
         return value, rest
     return None, rest
+
+
+def asks_for_help(arguments: list[str]) -> bool:
+    """Whether this list is wanted; the other commands have a --help of their own."""
+    first = arguments[0] if arguments else ""
+    return first == "help" or (
+        (first == "page" or first.startswith("-")) and not {"-h", "--help"}.isdisjoint(arguments)
+    )
 
 
 def choose_command(arguments: list[str]) -> tuple[Command, list[str]]:

@@ -6,6 +6,7 @@ import ast
 import io
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -397,6 +398,24 @@ def test_an_unknown_command_gets_the_list() -> None:
 def test_an_unknown_option_of_the_page_is_found_before_the_set_up() -> None:
     with pytest.raises(Problem, match="--server-port is not an option; did you mean --server_port"):
         launch.choose_command(["--server-port", "1"])
+
+
+@pytest.mark.parametrize("line", ["-h", "--help", "help", "page --help", "--listen 0.0.0.0 -h"])
+def test_help_is_given_for_the_page(line: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert launch.main(line.split()) == 0
+    assert capsys.readouterr().out == launch.HELP
+
+
+@pytest.mark.parametrize("line", ["", "train --help", "test --help", "--inbrowser"])
+def test_other_commands_give_their_own_help(line: str) -> None:
+    assert not launch.asks_for_help(line.split())
+
+
+def test_the_options_of_the_page_are_those_that_the_page_takes() -> None:
+    from app.server import parser
+
+    taken = {option for action in parser()._actions for option in action.option_strings if option.startswith("--")}
+    assert {word for word in re.findall(r"--\w+", launch.PAGE_OPTIONS)} == taken - {"--help"}
 
 
 @pytest.mark.parametrize(
