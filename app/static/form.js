@@ -71,7 +71,8 @@ window.loom = (() => {
   function resetter(form, key) {
     const field = form.fields[key], was = field.default === "" ? "empty" : field.default === true ? "on" : field.default === false ? "off" : field.default;
     const dot = element("button", { type: "button", className: "loom-dot", title: `Changed. Press to go back to the default: ${was}` });
-    dot.setAttribute("aria-label", `Reset ${field.label} to its default: ${was}`);
+    dot.setAttribute("aria-label", `Back to the default: ${was}`);
+    dot.setAttribute("aria-describedby", `${form.name}-${key}--label`);
     dot.addEventListener("click", () => apply(form.name, { [key]: field.default }));
     return dot;
   }
@@ -88,8 +89,8 @@ window.loom = (() => {
   function browseButton(form, key, input) {
     const field = form.fields[key];
     const button = element("button", { type: "button", className: "loom-browse", title: `Browse ${field.kind}s on this machine` });
-    button.setAttribute("aria-label", `Browse: ${field.label}`);
-    button.append(element("span", { textContent: "Browse" }));
+    button.setAttribute("aria-describedby", `${form.name}-${key}--label`);
+    button.textContent = "Browse";
     button.addEventListener("click", (event) => {
       event.preventDefault();
       loom.pick({ kind: field.kind, path: input.value, title: field.label, server: form.server, chosen: (path) => type(input, path), back: button });
