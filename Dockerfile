@@ -26,6 +26,8 @@ COPY --chown=loom . .
 ENV LOOM_WORKSPACE=/workspace HF_HOME=/workspace/cache/huggingface
 VOLUME /workspace
 EXPOSE 7860
+HEALTHCHECK --start-period=60s \
+  CMD ["python", "-c", "import urllib.request as u; u.urlopen('http://127.0.0.1:7860/loom/alive', timeout=5)"]
 
 # Listening beyond the container needs LOOM_USERNAME and LOOM_PASSWORD in its environment.
 CMD ["python", "launch.py", "--listen", "0.0.0.0"]

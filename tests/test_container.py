@@ -52,6 +52,12 @@ def test_what_the_image_starts_is_a_command_of_launch() -> None:
     assert any("launch.py setup" in line for line in instructions("RUN"))
 
 
+def test_the_health_check_asks_for_something_that_needs_no_login() -> None:
+    from app.gate import OPEN
+
+    assert re.findall(r"http://127\.0\.0\.1:7860(/[\w/]+)", DOCKERFILE) == sorted(OPEN)
+
+
 @pytest.mark.parametrize("name", ["cpu", "gpu"])
 def test_services(name: str) -> None:
     service = COMPOSE["services"][name]

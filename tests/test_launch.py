@@ -415,7 +415,7 @@ def test_the_options_of_the_page_are_those_that_the_page_takes() -> None:
     from app.server import parser
 
     taken = {option for action in parser()._actions for option in action.option_strings if option.startswith("--")}
-    assert {word for word in re.findall(r"--\w+", launch.PAGE_OPTIONS)} == taken - {"--help"}
+    assert set(re.findall(r"--\w+", launch.PAGE_OPTIONS)) == taken - {"--help"}
 
 
 @pytest.mark.parametrize(
