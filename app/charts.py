@@ -182,7 +182,7 @@ def _letters(x: float | str, y: float, text: str, anchor: str = "start") -> str:
 
 def _levels(top: float) -> list[str]:
     """The highest value in words; the foot of the plot is zero."""
-    return [_letters(0, 10, f"{top:.2g}")]
+    return [_letters("100%", 10, f"{top:.2g}", "end")]
 
 
 def _feet(right: float) -> list[str]:

@@ -15,7 +15,7 @@ from app import charts
 from app.story import LEFT_OUT, Story
 from app.wall import file_url, thumb_url, wall
 from trainer import runfolder
-from trainer.events import Item, Note
+from trainer.events import Item, Saved
 from trainer.jobs import jobs
 
 GOING = ("starting", "running", "stopping")
@@ -25,6 +25,7 @@ STOP_NOW_AFTER = 15.0
 """Seconds of stopping after which the page offers to stop at once."""
 LAST_WORDS = 12
 MANY_NOTES = 3
+FEW_FILES = 4
 
 
 @dataclass(frozen=True)
@@ -103,7 +104,7 @@ def _numbers(view: View) -> list[str]:
     """The line under the name: "step 96/240 · epoch 2/4 · 4.1 it/s · 35 s left"."""
     status, going = view.status, view.state in ("running", "stopping")
     said = []
-    counted = going and status.get("total") and view.phase != "training"
+    counted = going and status.get("total") and view.phase not in ("training", "paused")
     if counted:
         said.append(f"{status.get('done', 0)} of {status['total']}")
     if view.steps and (view.step or not counted):
@@ -136,7 +137,7 @@ def progress(view: View) -> float | None:
     if view.steps and view.step:
         return min(1.0, view.step / view.steps)
     total = int(view.status.get("total") or 0)
-    if total and view.phase != "training":
+    if total and view.phase not in ("training", "paused"):
         return min(1.0, int(view.status.get("done") or 0) / total)
     return 0.0 if view.steps and view.phase == "training" else None
 
@@ -158,7 +159,8 @@ def actions(view: View) -> str:
 
 
 def _button(verb: str, label: str, view: View, kind: str) -> str:
-    busy = BUSY.get(verb, "") if COMMANDS.get(verb, verb) in view.asked else ""
+    heard = COMMANDS.get(verb, verb) in view.asked or (verb == "stop" and view.state == "stopping")
+    busy = BUSY.get(verb, "") if heard else ""
     ask = f' data-ask="{escape(_loss(view))}"' if verb == "kill" else ""
     return (
         f'<button type="button" data-verb="{verb}" data-key="{verb}" class="loom-act {kind}"{ask}{" disabled" if busy else ""}>'
@@ -395,23 +397,36 @@ def files(view: View) -> str:
     saved = list(reversed(view.story.saved.values()))
     if not saved:
         return ""
-    rows = []
-    for file in saved:
-        path = Path(file.path)
-        there = path.exists()
-        name = escape(path.name)
-        if file.what == "weights" and there:
-            name = f'<a href="{escape(file_url(path, file.time))}" download title="Download {name}">{name}</a>'
-        size = size_of(file.bytes) if file.bytes else ""
-        what = "state, to resume from" if file.what == "state" else size
-        gone = "" if there else ' <span class="loom-muted">(no longer there)</span>'
-        rows.append(
-            f'<tr data-key="{escape(file.path)}"><td title="{escape(file.path)}">{name}{gone}</td>'
-            f'<td class="loom-muted">step {file.step}</td><td class="loom-muted">{what}</td></tr>'
-        )
+    shown, earlier = saved[:FEW_FILES], saved[FEW_FILES:]
+    if len(earlier) == 1:
+        shown, earlier = saved, []
     folder = next((str(Path(file.path).parent) for file in saved if file.what == "weights"), "")
     where = f'<p class="loom-path loom-muted">{escape(folder)}</p>' if folder else ""
-    return f'<h3>Files</h3><table class="loom-files"><tbody>{"".join(rows)}</tbody></table>{where}'
+    more = _fold("files", f"{len(earlier)} earlier files", _file_table(earlier)) if earlier else ""
+    return f"<h3>Files</h3>{_file_table(shown)}{more}{where}"
+
+
+def _file_table(saved: Sequence[Saved]) -> str:
+    return f'<table class="loom-files"><tbody>{"".join(map(_file, saved))}</tbody></table>'
+
+
+def _file(saved: Saved) -> str:
+    path = Path(saved.path)
+    there = path.exists()
+    name = escape(path.name)
+    if saved.what == "weights" and there:
+        name = f'<a href="{escape(file_url(path, saved.time))}" download>{name}</a>'
+    what = "to resume from" if saved.what == "state" else size_of(saved.bytes) if saved.bytes else ""
+    gone = "" if there else ' <span class="loom-muted">(no longer there)</span>'
+    return (
+        f'<tr data-key="{escape(saved.path)}"><td title="{escape(saved.path)}">{name}{gone}</td>'
+        f'<td class="loom-muted">step {saved.step}</td><td class="loom-muted">{what}</td></tr>'
+    )
+
+
+def _fold(key: str, words: str, inside: str) -> str:
+    """Something a click away; it stays open when a person opened it."""
+    return f'<details data-keep data-key="{key}"><summary>{escape(words)}</summary>{inside}</details>'
 
 
 def notes(view: View) -> str:
@@ -429,7 +444,7 @@ def notes(view: View) -> str:
     return (
         left_out
         + _list(first)
-        + (f'<details data-keep data-key="notes"><summary>{words}</summary>{folded}</details>' if count else "")
+        + (_fold("notes", words, folded) if count else "")
     )
 
 
@@ -492,9 +507,9 @@ def empty(message: str) -> dict[str, str]:
 
 
 def duration(seconds: float) -> str:
-    """ "35 s", "3 min", "1 h 20 min", "2 d 3 h"; seconds are left out where they do not matter."""
+    """As in 35 s, 3 min, 1 h 20 min, 2 d 3 h: what does not matter is left out."""
     seconds = max(0, round(seconds))
-    if seconds < 100:
+    if seconds < 90:
         return f"{seconds} s"
     minutes = round(seconds / 60)
     if minutes < 60:

@@ -11,16 +11,16 @@ import sys
 import threading
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import cache
 from html import escape
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 from app.runpanel import View
-from trainer import runfolder
+from trainer import curves, runfolder
 
 LOOPBACK = ("127.0.0.1", "localhost", "::1", "[::1]")
-LOGS = "logs"
-"""The folder inside a run's folder that takes the logs when no Logging folder is set."""
 
 
 @dataclass
@@ -72,12 +72,17 @@ def offer(view: View, request: Any = None) -> str:
 
 
 def log_folder(view: View) -> Path | None:
-    """Where the run writes its logs: the Logging folder of its settings, else a folder of its own; None before there is one."""
+    """Where the run writes its logs; None before there are any."""
     if not view.trains:
         return None
-    chosen = str(runfolder.read_json(view.folder / runfolder.SETTINGS).get("logging_dir") or "")
-    folder = Path(chosen).expanduser() if chosen else view.folder / LOGS
+    folder = curves.log_folder(_settings(view.folder), view)  # type: ignore[arg-type]
     return folder if folder.is_dir() else None
+
+
+@cache
+def _settings(folder: Path) -> SimpleNamespace:
+    """The settings of a run as they were written; they never change."""
+    return SimpleNamespace(**{"logging_dir": "", **runfolder.read_json(folder / runfolder.SETTINGS)})
 
 
 def open_for(view: View) -> Board:

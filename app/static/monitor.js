@@ -91,9 +91,26 @@ window.loomRun = (() => {
       part.querySelectorAll("[data-wall]").forEach(showWall);
       part.querySelectorAll("[data-chart]").forEach((chart) => chart.redraw?.());
     });
+    foldable(root, value.run);
     root.querySelectorAll("[data-scroll]").forEach((box) => { if (!box.dataset.seen) { box.dataset.seen = "1"; holds.push(() => { box.scrollTop = box.scrollHeight; }); } });
     holds.forEach((hold) => hold());
     if (viewer.open) viewer.refresh();
+  }
+
+  /* On a narrow screen the panel is a card; the rest of it is one press away. */
+
+  function foldable(root, run) {
+    if (root.querySelector(":scope > .loom-unfold")) return;
+    if (!run || !root.querySelector(".loom-run-head")) return;
+    const button = local(make("button", { type: "button", className: "loom-unfold loom-link" }));
+    const say = () => {
+      const open = root.classList.contains("is-unfolded");
+      button.textContent = open ? "Show less" : "Loss, samples, files and log";
+      button.setAttribute("aria-expanded", String(open));
+    };
+    button.addEventListener("click", () => { root.classList.toggle("is-unfolded"); say(); });
+    say();
+    root.append(button);
   }
 
   /* Buttons. One that says what would be lost asks once more. */

@@ -10,7 +10,7 @@ from pathlib import Path
 from trainer import runfolder
 from trainer.events import Ended, EpochEnd, Item, Sample, Saved, Started, Step
 from trainer.jobs import jobs
-from trainer.report import Reporter
+from trainer.report import Reporter, Stopped
 
 PROMPTS = (
     "a drawing of a red gribble on a hill, <b>bold</b>",
@@ -55,12 +55,32 @@ def steps(report: Reporter, first: int, last: int, per_epoch: int, out: Path, pa
         epoch = (step - 1) // per_epoch + 1
         report(Step(step=step, epoch=epoch, loss=loss, average=base, lr={"unet": rate, "textencoder": rate / 2}))
         log_line(report.folder, f"step {step}: loss {loss:.4f}")
+        obey(report, step, epoch, out)
         if step % per_epoch == 0:
             report(EpochEnd(epoch=epoch, step=step, loss=base))
             save(report, out, step, epoch, f"gribble-{epoch:06d}.safetensors")
             sample(report, step, epoch, step / last)
             report.phase("training")
         yield step
+
+
+def obey(report: Reporter, step: int, epoch: int, out: Path) -> None:
+    """Do what a command file asks for. Raises Stopped after saving a state."""
+    word = report.command()
+    if word == "save":
+        save(report, out, step, epoch, f"gribble-step{step:08d}.safetensors")
+    elif word == "sample":
+        sample(report, step, epoch, step / 240)
+    elif word == "pause":
+        report.phase("paused")
+        while not report.stopping() and report.command() != "resume":
+            time.sleep(0.05)
+    if word in ("save", "sample", "pause"):
+        report.phase("training")
+    if report.stopping():
+        report.phase("saving")
+        save_state(report, step)
+        raise Stopped
 
 
 def save(report: Reporter, out: Path, step: int, epoch: int, name: str) -> None:
@@ -106,9 +126,13 @@ def train(folder: Path, out: Path, total: int = 240, epochs: int = 4, pause: flo
             report.phase(name, done, count)
             time.sleep(pause)
     sample(report, 0, 0, 0.0)
-    for step in steps(report, 1, total, total // epochs, out, pause):
-        if step == upto:
-            return report
+    try:
+        for step in steps(report, 1, total, total // epochs, out, pause):
+            if step == upto:
+                return report
+    except Stopped:
+        report(Ended(state="stopped", step=report.status["step"]))
+        return report
     save(report, out, total, epochs, "gribble.safetensors")
     report(Ended(state="finished", step=total))
     return report
@@ -132,7 +156,7 @@ def caption(folder: Path, pictures: Path, count: int = 12, pause: float = 0.0) -
     return report
 
 
-if __name__ == "__main__":
+if __name__ == "__main__":  # python -m tests.app.fakerun OUTPUT_FOLDER SECONDS_A_STEP STEPS
     made = new_run()
     print(made, flush=True)
-    train(made, Path(sys.argv[1]), pause=float(sys.argv[2])).close()
+    train(made, Path(sys.argv[1]), pause=float(sys.argv[2]), total=int(sys.argv[3])).close()
