@@ -3,13 +3,15 @@
 import json
 import re
 import shutil
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-TOKENIZER = Path(__file__).parent.parent / "trainer" / "models" / "configs" / "tokenizer"
+from trainer.models import Model
+from trainer.models.configs import TOKENIZER
 
 HIDDEN = 16
 """Width of the text encoder's states; the U-Net's cross-attention reads them."""
@@ -90,6 +92,52 @@ def tiny_components(seed: int = 0) -> dict[str, Any]:
                 if weight.ndim == 2:
                     weight.normal_(std=0.2)
     return {"unet": unet.eval(), "vae": vae.eval(), "text_encoder": text_encoder.eval()}
+
+
+def tiny_model(seed: int = 0) -> Model:
+    """The model as `load_model` would give it, on the processor in float32, without touching the disk."""
+    parts = tiny_components(seed)
+    for part in parts.values():
+        part.requires_grad_(False)
+    return Model(
+        family="sd15",
+        unet=parts["unet"],
+        vae=parts["vae"],
+        text_encoders=[parts["text_encoder"]],
+        tokenizers=[_tokenizer()],
+        scheduler_config=SCHEDULER,
+        prediction_type="epsilon",
+        source=Path(__file__),
+        name="tiny",
+        device=torch.device("cpu"),
+        dtype=torch.float32,
+    )
+
+
+@cache
+def _tokenizer() -> Any:
+    from transformers import CLIPTokenizer
+
+    return CLIPTokenizer.from_pretrained(str(TOKENIZER), local_files_only=True)
+
+
+class Listener:
+    """Stands for a `Reporter`: remembers what it is told and asks for nothing."""
+
+    def __init__(self) -> None:
+        self.notes: list[str] = []
+        self.phases: list[tuple[str, int, int]] = []
+
+    def note(self, text: str, level: str = "info", key: str = "") -> None:
+        self.notes.append(text)
+
+    def phase(self, name: str, done: int = 0, total: int = 0) -> None:
+        self.phases.append((name, done, total))
+
+
+def listener() -> Any:
+    """A `Listener`, of a type that goes wherever a `Reporter` goes."""
+    return Listener()
 
 
 def tiny_configs(folder: Path) -> Path:

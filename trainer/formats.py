@@ -23,7 +23,6 @@ from trainer.adapters import ADAPTERS, CONVOLUTIONAL
 from trainer.report import Failure
 
 if TYPE_CHECKING:
-    import torch
     from torch import Tensor
 
     from trainer.data.dataset import Dataset, Subset
@@ -51,7 +50,7 @@ class Progress(Protocol):
 
 
 FAMILIES = {"sd15": ("sd_v1", "stable-diffusion-v1/lora")}
-"""Base model version and architecture of each family, as the ecosystem writes them."""
+"""Base model version and architecture of each family, as the ecosystem writes them; `_v` is added for v-prediction."""
 
 NOT_CHOSEN: dict[str, Any] = {
     "adaptive_noise_scale": None, "caption_tag_dropout_rate": 0.0, "debiased_estimation": False,
@@ -87,7 +86,7 @@ def metadata(
     values |= {name: getattr(settings, name) for name in AS_SET}
     values |= {name: getattr(settings, name) or None for name in NONE_IF_OFF}
     values |= {
-        "base_model_version": version,
+        "base_model_version": version + ("_v" if model.prediction_type == "v_prediction" else ""),
         "batch_size_per_device": settings.train_batch_size,
         "total_batch_size": settings.train_batch_size,
         "bucket_info": _json(bucket_info(settings, dataset, plan)) if settings.enable_bucket else None,
@@ -208,13 +207,6 @@ def _json(value: Any) -> str:
 
 
 # Files
-
-
-def dtype_of(save_precision: str) -> "torch.dtype":
-    """The type in which `save_precision` keeps numbers."""
-    import torch
-
-    return {"float": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}[save_precision]
 
 
 def save(path: Path, tensors: Mapping[str, "Tensor"], metadata: Mapping[str, str], as_ckpt: bool = False) -> Path:

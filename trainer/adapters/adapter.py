@@ -117,8 +117,11 @@ class Adapter(ABC):
         """The modules whose outputs are the layer's rank-sized inner values and the update itself, for dropouts."""
 
     @abstractmethod
-    def scale_norms(self, limit: float) -> Tensor:
-        """Shrink each layer's update to a norm of at most `limit`; returns the norms before, [layers]."""
+    def scale_norms(self, limit: float) -> list[Tensor]:
+        """Shrink each layer's update to a norm of at most `limit`, without reading anything back from the device.
+
+        Returns the norms before, in one tensor for each group of layers of the same shape.
+        """
 
     # What all share
 

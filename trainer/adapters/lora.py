@@ -93,7 +93,7 @@ class LoRA(Adapter):
         return layer.lora_A[NAME], layer.lora_B[NAME]
 
     @torch.no_grad()
-    def scale_norms(self, limit: float) -> Tensor:
+    def scale_norms(self, limit: float) -> list[Tensor]:
         """Multiply A and B by sqrt(limit / n) wherever n = |(alpha / rank) B A| is larger than `limit`.
 
         |B A|² is the sum of (Bᵀ B) ∘ (A Aᵀ), rank by rank: the update itself is never formed. Layers of one shape are
@@ -114,4 +114,4 @@ class LoRA(Adapter):
             torch._foreach_mul_(down, root)
             torch._foreach_mul_(up, root)
             norms.append(n)
-        return torch.cat(norms)
+        return norms

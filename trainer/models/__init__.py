@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -36,7 +36,6 @@ class Model:
     name: str
     device: "torch.device"
     dtype: "torch.dtype"
-    notes: list[str] = field(default_factory=list)
 
     @property
     def scaling_factor(self) -> float:

@@ -90,10 +90,13 @@ def _from_file(identity: Identity, dtypes: Mapping[str, Any], report: "Reporter"
     parts: dict[str, Any] = {}
     for done, name in enumerate(("unet", "vae")):
         report.phase("loading model", done, len(PARTS))
-        with _quiet():
-            parts[name] = classes[name].from_single_file(
-                tensors, config=str(SD15), subfolder=name, dtype=dtypes[name], local_files_only=True
-            )
+        try:
+            with _quiet():
+                parts[name] = classes[name].from_single_file(
+                    tensors, config=str(SD15), subfolder=name, dtype=dtypes[name], local_files_only=True
+                )
+        except NotImplementedError as error:  # a weight that stayed empty cannot be moved
+            raise ValueError(f"its {name} lacks a weight") from error
         _complete(parts[name], name)
     report.phase("loading model", 2, len(PARTS))
     parts["text_encoder"] = _text_encoder(classes["text_encoder"], tensors, dtypes["text_encoder"])

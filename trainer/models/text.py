@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from trainer.report import Failure
+
 if TYPE_CHECKING:
     from trainer.models import Model
     from trainer.settings import Settings
@@ -51,8 +53,10 @@ def _states(encoder: Any, ids: Tensor, clip_skip: int) -> Tensor:
         return last
     states = encoder(ids, output_hidden_states=True).hidden_states
     if clip_skip >= len(states):
-        raise ValueError(
-            f"Clip skip: {clip_skip} is more than this model's text encoder has layers ({len(states) - 1})."
+        raise Failure(
+            f"Clip skip: {clip_skip} is too much; this model's text encoder has {len(states) - 1} layers.",
+            "Set Clip skip to 1 or 2.",
+            key="clip_skip",
         )
     normed: Tensor = getattr(encoder, "text_model", encoder).final_layer_norm(states[-clip_skip])
     return normed
