@@ -84,7 +84,7 @@ class Gate:
         elif self.account is not None and scope["path"] == "/loom/logout":
             await _answer(send, 303, "", {"location": "/", "set-cookie": self._cookie(self.account, "", scope, age=0)})
         elif self.account is None or scope["path"] in OPEN or self.account.knows(headers.get("cookie", "")):
-            await self.app(scope, receive, _armoured(send))
+            await self.app(scope, receive, _armoured(send, scope["path"]))
         else:
             await _ask_for_login(scope, headers, send)
 
@@ -133,7 +133,9 @@ class Gate:
 def name_of(host: str) -> str:
     """The name in a Host header, without port and brackets: "[::1]:7860" -> "::1"; "" when it is not one."""
     if host.startswith("["):
-        name, _, port = host[1:].partition("]")
+        name, bracket, port = host[1:].partition("]")
+        if not bracket:
+            return ""
         port = port.removeprefix(":")
     else:
         name, _, port = host.partition(":")
@@ -178,14 +180,16 @@ async def _answer(
     await send({"type": "http.response.body", "body": text.encode()})
 
 
-def _armoured(send: Send) -> Send:
-    """`send` that adds the protective headers to the answer."""
+def _armoured(send: Send, path: str) -> Send:
+    """`send` that adds the protective headers, and lets browsers keep what has a hash in its name."""
 
     async def armoured(message: Message) -> None:
         if message["type"] == "http.response.start":
             headers = MutableHeaders(scope=message)
             for name, value in ARMOUR.items():
                 headers[name] = value
+            if path.startswith("/assets/") and message["status"] == 200:
+                headers["cache-control"] = "private, max-age=31536000, immutable"
         await send(message)
 
     return armoured

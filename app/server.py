@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import asyncio
 import errno
 import ipaddress
 import json
+import logging
 import os
 import secrets
+import signal
 import socket
 import sys
 import threading
@@ -75,7 +78,7 @@ def parser() -> argparse.ArgumentParser:
     add("--inbrowser", action="store_true", help="open the page in a browser")
     add("--workspace", metavar="DIR", help="where runs, presets and caches are kept")
     add("--allow", action="append", default=[], metavar="DIR",
-        help="a folder that may be used beside the workspace where other machines reach the page; repeatable")  # fmt: skip
+        help="a folder, beside the workspace, for a page that other machines can reach; repeatable")  # fmt: skip
     return root
 
 
@@ -214,8 +217,12 @@ def build(page: gr.Blocks, options: Options, port: int | None = None, **argument
         application, page, path="/", server_name=options.listen, server_port=port, footer_links=[], run_history=False,
         show_error=True, ssr_mode=False, enable_monitoring=False, mcp_server=False, pwa=False, **arguments,
     )  # fmt: skip
-    account = Account(options.username, options.password, port) if options.username else None
-    return Gate(application, known_hosts(options), account)
+    return Gate(application, known_hosts(options), account_of(options, port))
+
+
+def account_of(options: Options, port: int) -> Account | None:
+    """Who may log in; None when no login was asked for."""
+    return Account(options.username, options.password, port) if options.username else None
 
 
 def serve(options: Options, page: Callable[[Options], tuple[gr.Blocks, dict[str, Any]]] | None = None) -> int:
@@ -241,10 +248,24 @@ def serve(options: Options, page: Callable[[Options], tuple[gr.Blocks, dict[str,
         if options.password and len(options.password) < SHORT_PASSWORD and not options.local:
             print(f"The password is short; {SHORT_PASSWORD} characters or more are safer.", flush=True)
         threading.Thread(target=_afterwards, args=(options, address, port, gate), daemon=True).start()
+        _end_quietly()
         with suppress(KeyboardInterrupt):
             server.run(sockets=[listener])
     print("The page is closed. A run that is going on goes on; open the page again to see it.", flush=True)
     return 0
+
+
+def _end_quietly() -> None:
+    """Ending the page with pages open is no error: no exit by signal, no tracebacks of what was cut off."""
+    for name in ("SIGTERM", "SIGBREAK"):
+        if hasattr(signal, name) and threading.current_thread() is threading.main_thread():
+            signal.signal(getattr(signal, name), lambda number, frame: None)  # uvicorn has heard it before us
+
+    def worth_saying(record: logging.LogRecord) -> bool:
+        error = record.exc_info[1] if record.exc_info else None
+        return not isinstance(error, asyncio.CancelledError) and not record.getMessage().startswith("Cancel ")
+
+    logging.getLogger("uvicorn.error").addFilter(worth_saying)
 
 
 def _our_page(options: Options) -> tuple[gr.Blocks, dict[str, Any]]:
