@@ -1,8 +1,10 @@
-"""What every test shares: one thread, no network, and a real browser where there is one."""
+"""What every test shares: one thread, no network, a workspace that is thrown away, a real browser where there is one."""
 
 from __future__ import annotations
 
 import os
+import shutil
+import tempfile
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
@@ -17,6 +19,8 @@ os.environ.update(
     GRADIO_ANALYTICS_ENABLED="False",
     TOKENIZERS_PARALLELISM="false",
 )
+for name in ("LOOM_USERNAME", "LOOM_PASSWORD", "LOOM_HOSTS"):
+    os.environ.pop(name, None)
 
 import pytest
 import torch
@@ -27,6 +31,13 @@ if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
 
 torch.set_num_threads(1)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Keep every test, and every process it starts, away from the workspace of whoever runs the tests."""
+    workspace = tempfile.mkdtemp(prefix="loom-tests-")
+    os.environ["LOOM_WORKSPACE"] = workspace
+    config.add_cleanup(lambda: shutil.rmtree(workspace, ignore_errors=True))
 
 
 @pytest.fixture(scope="session")
