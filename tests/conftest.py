@@ -19,8 +19,6 @@ os.environ.update(
     GRADIO_ANALYTICS_ENABLED="False",
     TOKENIZERS_PARALLELISM="false",
 )
-for name in ("LOOM_USERNAME", "LOOM_PASSWORD", "LOOM_HOSTS"):
-    os.environ.pop(name, None)
 
 import pytest
 import torch
@@ -34,7 +32,9 @@ torch.set_num_threads(1)
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Keep every test, and every process it starts, away from the workspace of whoever runs the tests."""
+    """Keep every test, and every process it starts, away from the workspace and login of whoever runs the tests."""
+    for name in ("LOOM_USERNAME", "LOOM_PASSWORD", "LOOM_HOSTS"):
+        os.environ.pop(name, None)
     workspace = tempfile.mkdtemp(prefix="loom-tests-")
     os.environ["LOOM_WORKSPACE"] = workspace
     config.add_cleanup(lambda: shutil.rmtree(workspace, ignore_errors=True))
