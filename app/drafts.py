@@ -53,6 +53,8 @@ def opening(ticket: str, form: str) -> dict[str, Any] | None:
         told = json.loads(ticket or "{}")
     except ValueError:
         told = {}
+    if not isinstance(told, dict):
+        told = {}
     values = load(str(told.get("browser") or ""), form)
     pending = told.get("pending")
     return {**(values or {}), **pending} if isinstance(pending, dict) else values

@@ -57,6 +57,7 @@ def build_page(options: Any = None) -> gr.Blocks:
                     loads.report.render()
                     training.draw(form)
                 with panel("utilities"):
+                    gr.HTML("<h2>Captioning</h2>", elem_classes=["loom-heading"])
                     captioning.captioning_tab(page, run_id, answer)
                 with panel("runs"):
                     gr.HTML("<h2>Runs</h2>", elem_classes=["loom-heading"])

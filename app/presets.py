@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from trainer.declare import Section, settings_of
-from trainer.runfolder import public, write_json
+from trainer.runfolder import write_json
 from trainer.settings.kohya import Changed, Ignored, Loaded, Unreadable, load
 from trainer.workspace import PROJECT, workspace
 
@@ -71,7 +71,7 @@ def exists(name: str) -> bool:
 def save(name: str, settings: Section) -> Path:
     """Write all settings but the secrets as the user's preset `name`; the file also loads in the Kohya GUI."""
     path = file_for(name)
-    write_json(path, public(settings))
+    write_json(path, settings.public())
     return path
 
 
@@ -119,7 +119,8 @@ def command(job: str, settings: Section) -> str:
     for item in settings_of(type(settings)):
         value = getattr(settings, item.name)
         if value != item.default and not item.about.secret:
-            parts += [f"--{item.name}", _written(value)]
+            text = _written(value)
+            parts += [f"--{item.name}={text}"] if text.startswith("-") else [f"--{item.name}", text]
     return subprocess.list2cmdline(parts) if os.name == "nt" else " ".join(map(_quoted, parts))
 
 

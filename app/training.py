@@ -92,23 +92,18 @@ def _own_models() -> list[tuple[str, str]]:
     return [(str(path.relative_to(folder)), str(path)) for path in found[:200]]
 
 
-def _identity(name: str) -> str:
-    """What a model is, in words; "" when there is nothing to say."""
-    moved = MOVED.get(name.strip())
-    if moved:
-        return f"This model now lives at {moved}; it is fetched from there."
-    if not name.strip():
-        return ""
-    if name.strip() == "demo":
+def _identity(settings: Settings) -> str:
+    """What the chosen model is, in words."""
+    name = settings.pretrained_model_name_or_path.strip()
+    if name == "demo":
         return "A tiny model of drawings, of the Stable Diffusion 1.5 kind; trains in two minutes without a graphics card."
+    if name in MOVED:
+        return f"This model now lives at {MOVED[name]} and is fetched from there."
     found = identify(name)
-    if found.problem:
-        return ""
     if found.note:
         return found.note
-    family = FAMILY_NAMES.get(found.family or "", found.family or "")
-    kind = KINDS.get(found.kind, found.kind)
-    return ", ".join(filter(None, (family, kind, "v-prediction" if found.prediction == "v_prediction" else ""))) + "."
+    family = FAMILY_NAMES.get(found.family or "", "")
+    return f"{', '.join(filter(None, (family, KINDS.get(found.kind, ''))))}." if family else ""
 
 
 KINDS = {
@@ -129,13 +124,7 @@ def examine(raw: Mapping[str, Any]) -> tuple[Settings, list[Problem], list[Probl
     job = jobs()[JOB]
     seen = {item.key for item in wrong + outside}
     found = [item for item in job.check(settings) if item.key not in seen]
-    return settings, outside + wrong + found, [item for item in _notes(settings) if item.key not in seen]
-
-
-def _notes(settings: Settings) -> list[Problem]:
-    from trainer.checks import notes
-
-    return list(notes(settings))
+    return settings, outside + wrong + found, [item for item in job.notes(settings) if item.key not in seen]
 
 
 def outlook(raw: Mapping[str, Any]) -> dict[str, Any]:
@@ -145,7 +134,7 @@ def outlook(raw: Mapping[str, Any]) -> dict[str, Any]:
         "form": JOB,
         "problems": [_problem(item) for item in problems],
         "warnings": [_problem(item) for item in notes],
-        "notes": {MODEL: _identity(str(raw.get(MODEL) or ""))},
+        "notes": {} if any(item.key == MODEL for item in problems) else {MODEL: _identity(settings)},
         "ready": _ready(),
     }
     if not any(item.key == "train_data_dir" for item in problems):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import shutil
 import socket
@@ -27,11 +26,6 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.browser
 ROOT = Path(__file__).resolve().parents[2]
-SERVE = """
-import sys
-from app.page import build_page, mount_arguments
-build_page().launch(server_port=int(sys.argv[1]), quiet=True, **mount_arguments())
-"""
 
 
 @dataclass
@@ -47,8 +41,8 @@ class Served:
         return f"http://127.0.0.1:{self.port}"
 
     def start(self) -> None:
-        environment = {**os.environ, "LOOM_WORKSPACE": str(self.workspace)}
-        self.process = subprocess.Popen([sys.executable, "-c", SERVE, str(self.port)], cwd=ROOT, env=environment)
+        command = [sys.executable, "-m", "app", "--server_port", str(self.port), "--workspace", str(self.workspace)]
+        self.process = subprocess.Popen(command, cwd=ROOT)
         deadline = time.monotonic() + 60
         while time.monotonic() < deadline:
             try:
@@ -146,7 +140,7 @@ def test_every_setting_has_a_labelled_input_that_says_what_it_does(page: Page) -
         group = page.locator(f"#train-{item.name}[aria-labelledby]")
         assert labelled.count() or group.count(), item.name
         helped = page.evaluate(
-            "key => { const b = loom.block(loom.forms.train, key), n = b.querySelector('[aria-describedby]') || b;"
+            "key => { const b = loom.block(loom.forms.train, key), n = b.querySelector('input[aria-describedby], textarea[aria-describedby]') || b;"
             " return document.getElementById(n.getAttribute('aria-describedby').split(' ')[0]).textContent }",
             item.name,
         )
@@ -182,7 +176,7 @@ def test_edits_survive_a_reload_a_second_tab_and_a_restart(page: Page, served: S
     field(page, "network_dim").fill("12 ")
     field(page, "network_dim").fill("17")
     page.reload()  # at once: the server has not seen the last edit yet
-    page.wait_for_function("loom.forms.train?.ready")
+    page.wait_for_function("window.loom?.forms.train?.ready")
     assert (value(page, "output_name"), value(page, "network_dim")) == ("mycat-v1", "17")
     settled(page)
     other = page.context.new_page()

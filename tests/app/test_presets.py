@@ -1,0 +1,88 @@
+"""Settings files: names, saving, the report of a load, and the command that does the same."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from pathlib import Path
+
+import pytest
+
+from app import presets
+from trainer import commandline
+from trainer.jobs import jobs
+from trainer.settings import Settings
+from trainer.settings.kohya import Loaded, read
+
+
+@pytest.fixture(autouse=True)
+def workspace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("LOOM_WORKSPACE", str(tmp_path))
+    return tmp_path
+
+
+def test_saving_and_loading_is_a_round_trip(workspace: Path) -> None:
+    settings = Settings(network_dim=33, learning_rate=3e-5, train_data_dir="/data/ä ö 'x' 🐈", seed=None, text_encoder_lr=0.0)
+    path = presets.save("mycat", settings)
+    loaded = presets.load(path)
+    assert loaded.settings == settings
+    assert (loaded.problems, loaded.ignored) == ([], [])
+
+
+@pytest.mark.parametrize(
+    ("name", "stem"), [("my / cat", "my - cat"), ("a" * 300, "a" * 100), ("  x.json ", "x"), ("größe", "größe"), ("../../etc", "etc")]
+)
+def test_a_name_becomes_a_file_in_the_presets_folder_and_nowhere_else(workspace: Path, name: str, stem: str) -> None:
+    assert presets.file_for(name) == workspace / "presets" / f"{stem}.json"
+
+
+@pytest.mark.parametrize("name", ["", "   ", "...", "con", "NUL", "lpt1", "///"])
+def test_a_name_no_file_can_have_is_refused_with_a_sentence(name: str) -> None:
+    if name == "///":
+        assert presets.file_for(name + "a").name == "a.json"
+    with pytest.raises(ValueError, match="name"):
+        presets.file_for(name)
+
+
+def test_own_presets_come_first_and_built_in_ones_are_told_apart(workspace: Path) -> None:
+    path = presets.save("zebra", Settings())
+    found = presets.available()
+    assert found[0] == ("zebra", str(path))
+    assert len(found) > 1
+    assert all(name.endswith("(built in)") and presets.is_built_in(Path(file)) for name, file in found[1:])
+    assert presets.is_own(path)
+    assert presets.find("zebra") == path
+    assert presets.find(f'"{path}"') == path
+
+
+def test_the_report_names_everything_and_escapes_it() -> None:
+    loaded = read({"lr_num_cycles": 3, "<script>": 1, "network_dim": "many", "epoch": 2})
+    html = presets.report("<b>file", loaded, Settings)
+    assert "<script>" not in html
+    assert "&lt;b&gt;file" in html
+    for text in ("LR number of cycles", "Network Rank (Dimension)", "&lt;script&gt;", "Epoch", "could not be used"):
+        assert text in html
+
+
+def test_the_command_names_only_what_differs_and_means_the_same(workspace: Path) -> None:
+    settings = Settings(network_dim=24, train_data_dir="/data/my 'cats' $HOME; rm", cache_latents=False, seed=None, sample_prompts="a\nb --n c")
+    words = shlex.split(presets.command("train", settings))
+    flags = dict(zip(words[4::2], words[5::2], strict=True))
+    assert words[1:4] == ["-m", "trainer", "train"]
+    assert set(flags) == {"--network_dim", "--train_data_dir", "--cache_latents", "--seed", "--sample_prompts"}
+    assert Settings(**{flag[2:]: value for flag, value in flags.items()}) == settings
+
+
+def test_the_command_line_reads_it_as_the_same_settings() -> None:
+    settings = Settings(network_dim=24, cache_latents=False, seed=None, optimizer_args="betas=0.9,0.99 eps=1e-8", output_name="-v1", stop_text_encoder_training=-1)
+    words = shlex.split(presets.command("train", settings))
+    arguments = vars(commandline.parser(jobs()["train"]).parse_args(words[4:]))
+    flags = {key: value for key, value in arguments.items() if key in Settings.model_fields}
+    resolved, problems = commandline.resolve(jobs()["train"], Loaded(), flags)
+    assert problems == []
+    assert resolved == settings
+
+
+def test_a_saved_preset_is_plain_json_in_the_kohya_gui_s_names(workspace: Path) -> None:
+    data = json.loads(presets.save("x", Settings()).read_text(encoding="utf-8"))
+    assert {"LoRA_type", "train_data_dir", "network_dim", "lr_warmup", "max_resolution"} <= set(data)
