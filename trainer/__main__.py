@@ -74,6 +74,8 @@ def start(job: Job, argv: list[str]) -> int:
     problems = problems or list(job.check(settings))
     if problems:
         return refuse(problems)
+    for note in job.notes(settings):
+        print(note, file=sys.stderr)
     return run_here(job, settings)
 
 

@@ -9,15 +9,18 @@ from trainer.events import Ended, Event, Phase, Saved, Started, Step
 
 
 class Bar:
-    """Draws a run's events as one bar a phase, on stderr; hand it to a `Reporter` as its listener."""
+    """Draws a run's events on stderr: one bar for the training, one for what goes on before and in between.
+
+    Hand it to a `Reporter` as its listener.
+    """
 
     def __init__(self, stream: IO[str] | None = None) -> None:
         self.stream = stream or sys.stderr
-        self._bar: tqdm[Any] | None = None
+        self._steps = self._first = 0
+        self._training: tqdm[Any] | None = None
+        self._other: tqdm[Any] | None = None
         self._phase = ""
-        self._steps = 0
-        self._first = 0
-        self._saved: list[str] = []
+        self._saved = ""
 
     def __call__(self, event: Event) -> None:
         """Show an event."""
@@ -28,48 +31,48 @@ class Bar:
         elif isinstance(event, Step):
             self._step(event)
         elif isinstance(event, Saved) and event.what == "weights":
-            self._saved.append(event.path)
+            self._saved = event.path
         elif isinstance(event, Ended):
-            self._close()
-            self._say(event)
+            self._end(event)
 
     def _turn(self, event: Phase) -> None:
-        if event.name != self._phase or self._bar is None:
-            self._close()
-            self._phase = event.name
-            counts_steps = event.name == "training" and self._steps
-            total = self._steps if counts_steps else event.total
-            first = self._first if counts_steps else event.done
-            self._bar = tqdm(
-                total=total or None,
-                initial=first,
-                desc=event.name,
-                unit="step" if counts_steps else "",
-                file=self.stream,
-                dynamic_ncols=True,
-                mininterval=0.2 if self.stream.isatty() else 10.0,
-            )
-        elif self._phase != "training" or not self._steps:
-            self._bar.total = event.total or None
-            self._bar.update(event.done - self._bar.n)
+        fresh, self._phase = event.name != self._phase, event.name
+        if event.name == "training" and self._steps:
+            self._close_other()
+            if self._training is None:
+                self._training = self._bar(event.name, self._steps, self._first, unit="step")
+            return
+        if fresh:
+            self._close_other()
+            self._other = self._bar(event.name, event.total, 0, leave=self._training is None)
+        if self._other is not None:
+            self._other.total = event.total or None
+            self._other.update(event.done - self._other.n)
+
+    def _bar(self, name: str, total: int, first: int, unit: str = "", leave: bool = True) -> "tqdm[Any]":
+        often = 0.2 if self.stream.isatty() else 10.0
+        return tqdm(
+            total=total or None, initial=first, desc=name, unit=unit, file=self.stream, dynamic_ncols=True,
+            mininterval=often, leave=leave,
+        )  # fmt: skip
 
     def _step(self, event: Step) -> None:
-        self._first = event.step
-        if self._phase != "training" or self._bar is None:
-            self._turn(Phase(name="training"))
-        if self._bar is not None:
-            self._bar.set_postfix(loss=f"{event.average:.4f}", epoch=event.epoch, refresh=False)
-            self._bar.update(event.step - self._bar.n)
+        if self._training is None:
+            self._training = self._bar("training", self._steps, self._first, unit="step")
+        self._training.set_postfix(loss=f"{event.average:.4f}", epoch=event.epoch, refresh=False)
+        self._training.update(event.step - self._training.n)
 
-    def _close(self) -> None:
-        if self._bar is not None:
-            self._bar.close()
-            self._bar = None
+    def _close_other(self) -> None:
+        if self._other is not None:
+            self._other.close()
+            self._other = None
 
-    def _say(self, event: Ended) -> None:
-        lines = [f"{event.state}{': ' + event.reason if event.reason else ''}", event.advice]
-        lines += self._saved[-1:]
-        print(*filter(None, lines), sep="\n", file=self.stream, flush=True)
+    def _end(self, event: Ended) -> None:
+        self._close_other()
+        if self._training is not None:
+            self._training.close()
+        said = f"{event.state}: {event.reason}" if event.reason else event.state
+        print(*filter(None, (said, event.advice, self._saved)), sep="\n", file=self.stream, flush=True)
 
 
 class Tee:

@@ -27,7 +27,7 @@ from typing import Any
 import psutil
 
 from trainer import events
-from trainer.declare import Section, settings_of
+from trainer.declare import Section
 from trainer.workspace import workspace
 
 RUN, SETTINGS, PROCESS, STATUS, OUTCOME = "run.json", "settings.json", "process.json", "status.json", "outcome.json"
@@ -83,12 +83,6 @@ def read_json(path: Path) -> dict[str, Any]:
     return {}
 
 
-def public(settings: Section) -> dict[str, Any]:
-    """The settings as they may be written to disk: every value but the secrets."""
-    secrets = {item.name for item in settings_of(type(settings)) if item.about.secret}
-    return {key: value for key, value in settings.model_dump().items() if key not in secrets}
-
-
 def safe_name(name: str) -> str:
     """`name` as part of a file name on every system: letters, digits, dot, dash and underscore, at most 40."""
     return re.sub(r"[^\w.-]+", "-", name).strip("-._")[:40].strip("-._") or "run"
@@ -109,7 +103,7 @@ def create(job: str, name: str, settings: Section) -> Path:
             folder = runs / f"{stem}-{number}"
     for inner in (CONTROL, SAMPLES, STATE):
         (folder / inner).mkdir()
-    write_json(folder / SETTINGS, public(settings))
+    write_json(folder / SETTINGS, settings.public())
     write_json(folder / RUN, {"job": job, "name": name, "created": time.time(), "cwd": os.getcwd()})
     return folder
 

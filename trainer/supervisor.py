@@ -6,7 +6,8 @@ supervisor takes the next run when nothing else is going on, climbs the *stop la
 supervisor finds them again.
 
 The stop ladder: the command file (the run finishes its step and saves everything), then an interrupt, then a request to
-end, then the end of the whole process tree. While a run is saving nobody climbs. "kill" goes to the top at once.
+end, then the end of the whole process tree. Nobody climbs while the run gets on or is saving. "kill" goes to the top at
+once.
 """
 
 import argparse
@@ -30,8 +31,8 @@ from trainer.workspace import PROJECT, workspace
 
 IDLE = 30.0
 """Seconds without work after which the supervisor ends."""
-PATIENCE = (120.0, 30.0, 15.0)
-"""Seconds before the interrupt, before the request to end, and before the kill."""
+PATIENCE = (300.0, 60.0, 15.0)
+"""Seconds without any progress before the interrupt, before the request to end, and before the kill."""
 LOOK_EVERY, SCAN_EVERY = 0.2, 2.0
 
 LOCK, LOG, WHO = "supervisor.lock", "supervisor.log", "supervisor.json"
@@ -79,6 +80,7 @@ class Watched:
         self.folder, self.process, self.child = folder, process, child
         self.rung = 0
         self.since: float | None = None
+        self._progress: tuple[Any, ...] = ()
         self.killed = False
         self._family: list[psutil.Process] = []
 
@@ -105,18 +107,15 @@ class Watched:
             if self._asked("stop") or status.get("state") == "stopping":
                 self.since = now
             return
+        progress = tuple(status.get(name) for name in ("phase", "done", "step"))
+        if progress != self._progress and self.rung == 0:  # it is on its way; a slow machine gets its time
+            self._progress, self.since = progress, now
         saving = str(status.get("phase", "")).startswith("saving") and runfolder.is_responding(status)
-        if saving or self.rung >= len(RUNGS) or now - self.since < self._patience(patience, status):
+        if saving or self.rung >= len(RUNGS) or now - self.since < patience[self.rung]:
             return
         name, act = RUNGS[self.rung]
         self._act(name, lambda: act(self))
         self.rung, self.since = self.rung + 1, now
-
-    def _patience(self, patience: tuple[float, ...], status: Mapping[str, Any]) -> float:
-        """A slow machine may need longer for the step it is in."""
-        rate = status.get("rate")
-        step = 1 / rate if isinstance(rate, int | float) and rate > 0 else 0.0
-        return max(patience[self.rung], 3 * step if self.rung == 0 else 0.0)
 
     def _asked(self, word: str) -> bool:
         return (self.folder / runfolder.CONTROL / f"{word}.json").exists()
