@@ -130,6 +130,9 @@ def main(arguments: list[str]) -> int:
     except Problem as problem:
         say(str(problem))
         return 2
+    except OSError as error:
+        say(f"The set-up could not go on: {error}")
+        return 2
     except KeyboardInterrupt:
         say("\nStopped. The same command goes on from here.")
         return 130
@@ -160,9 +163,8 @@ def take_torch_index_url(arguments: list[str]) -> tuple[str | None, list[str]]:
 def asks_for_help(arguments: list[str]) -> bool:
     """Whether this list is wanted; the other commands have a --help of their own."""
     first = arguments[0] if arguments else ""
-    return first == "help" or (
-        (first == "page" or first.startswith("-")) and not {"-h", "--help"}.isdisjoint(arguments)
-    )
+    of_page = first == "page" or first.startswith("-")
+    return first == "help" or (of_page and not {"-h", "--help"}.isdisjoint(arguments))
 
 
 def choose_command(arguments: list[str]) -> tuple[Command, list[str]]:
@@ -219,9 +221,8 @@ class Setup:
 
     def is_done(self, extras: frozenset[str], torch_index_url: str | None) -> bool:
         state = self.read_state()
-        if not extras <= set(state.get("extras", [])) or self.address(torch_index_url, state) != state.get(
-            "torch_from"
-        ):
+        enough = extras <= set(state.get("extras", []))
+        if not enough or self.address(torch_index_url, state) != state.get("torch_from"):
             return False
         version = python_version(self.python)
         return version is not None and state.get("fingerprint") == self.fingerprint(state["extras"], version)
