@@ -13,7 +13,7 @@ from trainer.data import images
 from trainer.data.buckets import bucket_counts
 from trainer.data.dataset import Dataset, scan, verify
 from trainer.events import Item, Note, read
-from trainer.report import Failure, Reporter
+from trainer.report import Reporter
 from trainer.settings import Settings
 
 
@@ -215,14 +215,6 @@ def test_verify_leaves_out_what_cannot_be_decoded_and_says_it_once(tmp_path: Pat
     assert sum(note.startswith("2 of 4 pictures are left out: ") for note in notes) == 1
     assert sum("get the caption “x”" in note for note in notes) == 1
     assert any(event.kind == "phase" for event in events)
-
-
-def test_without_any_picture_a_run_ends_with_a_sentence(tmp_path: Path) -> None:
-    (tmp_path / "img" / "2_x").mkdir(parents=True)
-    (tmp_path / "img" / "2_x" / "zero.jpg").touch()
-    with Reporter(tmp_path / "run") as report, pytest.raises(Failure, match="no picture to train on"):
-        verify(scanned(tmp_path / "img"), report)
-    assert "zero.jpg is empty" in (tmp_path / "run" / "events.jsonl").read_text(encoding="utf-8")
 
 
 def test_a_name_that_is_no_text_is_left_out(tmp_path: Path) -> None:

@@ -117,6 +117,20 @@ def test_another_seed_is_another_run(report: Reporter, folder: Path, tmp_path: P
     assert not same(*found)
 
 
+def test_every_epoch_and_every_repeat_is_varied_anew(report: Reporter, folder: Path) -> None:
+    (folder / "2_cat" / "a.txt").write_text(", ".join("abcdefgh"))
+    with batches(report, settings(folder, shuffle_caption=True, flip_aug=True)) as source:
+        shown = [
+            (batch.captions[0], batch.latents.sum().item())
+            for number in range(1, 11)
+            for batch in source.epoch(number)
+            if batch.pictures[0].path.stem == "a"
+        ]
+    assert len(shown) == 20
+    assert len({caption for caption, _ in shown}) >= 19
+    assert len({latent for _, latent in shown}) == 2, "mirrored and not"
+
+
 def test_switching_one_chance_on_leaves_the_others(report: Reporter, folder: Path) -> None:
     plain, flipped = settings(folder, shuffle_caption=True), settings(folder, shuffle_caption=True, flip_aug=True)
     with batches(report, plain) as one, batches(report, flipped) as other:

@@ -15,7 +15,6 @@ from trainer.data.captions import first_line, read_caption
 from trainer.data.folders import NamedFolder, as_folder, counted, folder_problems, listing, named_folders, some_names
 from trainer.data.images import Header, Unreadable, check_pixels, header
 from trainer.events import Item
-from trainer.report import Failure
 from trainer.settings import Settings
 
 if TYPE_CHECKING:
@@ -284,10 +283,7 @@ class _Captions:
 
 
 def verify(dataset: Dataset, report: "Reporter") -> Dataset:
-    """Decode every picture, leave out the broken ones, and report everything that was left out or is odd, once.
-
-    Raises `Failure` when no training picture remains.
-    """
+    """Decode every picture, leave out the broken ones, and report everything that was left out or is odd, once."""
     pictures = [*dataset.pictures, *dataset.reg_pictures]
     results = in_threads(_verdict, [picture.path for picture in pictures], report, "checking pictures")
     broken = [Skipped(picture.path, why) for picture, why in zip(pictures, results, strict=True) if why]
@@ -302,9 +298,6 @@ def verify(dataset: Dataset, report: "Reporter") -> Dataset:
         more = f"; and {len(checked.skipped) - MOST_NAMED} more" if len(checked.skipped) > MOST_NAMED else ""
         text = f"{len(checked.skipped)} of {total} pictures are left out: {shown}{more}."
         report.note(text, level="warning", key="train_data_dir")
-    if not checked.pictures:
-        advice = "Choose an Image folder that contains folders named like 10_cat with your pictures."
-        raise Failure("There is no picture to train on.", advice, "train_data_dir")
     return checked
 
 
