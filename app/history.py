@@ -30,7 +30,7 @@ def render(chosen: str, with_use: bool = False, deleted: str = "") -> dict[str, 
     return {
         "undo": _undo(deleted),
         "queue": _list("Queue", [_row(run, chosen, with_use, place) for place, run in enumerate(waiting, start=1)]),
-        "runs": _list("Runs", [_row(run, chosen, with_use) for run in others[:SHOWN]]) + more,
+        "runs": _list("Before" if waiting else "", [_row(run, chosen, with_use) for run in others[:SHOWN]]) + more,
     }
 
 
@@ -48,7 +48,8 @@ def _place(order: Sequence[str], run: str) -> int:
 
 
 def _list(title: str, rows: Sequence[str]) -> str:
-    return f'<h3>{title}</h3><ul class="loom-run-rows">{"".join(rows)}</ul>' if rows else ""
+    heading = f"<h3>{title}</h3>" if title else ""
+    return f'{heading}<ul class="loom-run-rows">{"".join(rows)}</ul>' if rows else ""
 
 
 def _row(run: Any, chosen: str, with_use: bool, place: int = 0) -> str:

@@ -89,7 +89,7 @@ def runs_tab(run_id: gr.State, on_use_settings: Callable[[Any, gr.HTML], None] |
 
     def refresh(chosen: str, shown: Have) -> list[Any]:
         shown = shown or {}
-        parts = history.render(chosen, on_use_settings is not None, str(shown.get("deleted", "")))
+        parts = history.render(chosen or newest(), on_use_settings is not None, str(shown.get("deleted", "")))
         busy = any(run.state in (*GOING, "queued") for run in runs.list_runs())
         return _changes("list", parts, shown, 2.0 if busy else SLOW)
 

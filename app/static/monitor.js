@@ -52,16 +52,12 @@ window.loomRun = (() => {
     }
   }
 
-  /* What a person scrolled: the end of a log is followed until somebody scrolls up; a strip of samples likewise. */
+  /* Scrolling: the end of a log is followed; a log somebody scrolled up in waits until it is back at its end. */
 
   const END = 8;
-  function holdScroll(box) {
-    if (box.scrollHeight - box.clientHeight - box.scrollTop < END) return () => { box.scrollTop = box.scrollHeight; };
-    const top = box.getBoundingClientRect().top;
-    const mark = [...box.children].find((child) => child.getBoundingClientRect().bottom > top);
-    const before = mark?.getBoundingClientRect().top;
-    return () => { if (mark?.isConnected) box.scrollTop += mark.getBoundingClientRect().top - before; };
-  }
+  const below = (box) => box.scrollHeight - box.clientHeight - box.scrollTop;
+  const toEnd = (box) => { box.scrollTop = box.scrollHeight; };
+  const isRead = (part) => [...part.querySelectorAll("[data-scroll]")].some((box) => below(box) > END);
   function holdStrip(strip) {
     return strip.scrollWidth - strip.clientWidth - strip.scrollLeft < END ? () => { strip.scrollLeft = strip.scrollWidth; } : () => {};
   }
@@ -72,10 +68,7 @@ window.loomRun = (() => {
       root.replaceChildren();
       root.dataset.run = value.run;
     }
-    const holds = [
-      ...[...root.querySelectorAll("[data-scroll]")].map(holdScroll),
-      ...[...root.querySelectorAll(".loom-strip")].map(holdStrip),
-    ];
+    const strips = [...root.querySelectorAll(".loom-strip")].map(holdStrip);
     value.order.forEach((name, at) => {
       let part = [...root.children].find((child) => child.dataset.part === name);
       if (!part) {
@@ -84,17 +77,23 @@ window.loomRun = (() => {
       }
       if (root.children[at] !== part) root.insertBefore(part, root.children[at] || null);
       if (!(name in value.parts)) return;
-      const fresh = make("section");
-      fresh.innerHTML = value.parts[name];
-      mendChildren(part, fresh);
-      part.hidden = !part.childNodes.length;
-      part.querySelectorAll("[data-wall]").forEach(showWall);
-      part.querySelectorAll("[data-chart]").forEach((chart) => chart.redraw?.());
+      if (isRead(part)) part.waiting = value.parts[name];
+      else fill(part, value.parts[name]);
     });
+    strips.forEach((hold) => hold());
     foldable(root, value.run);
-    root.querySelectorAll("[data-scroll]").forEach((box) => { if (!box.dataset.seen) { box.dataset.seen = "1"; holds.push(() => { box.scrollTop = box.scrollHeight; }); } });
-    holds.forEach((hold) => hold());
     if (viewer.open) viewer.refresh();
+  }
+
+  function fill(part, html) {
+    const fresh = make("section");
+    fresh.innerHTML = html;
+    part.waiting = undefined;
+    mendChildren(part, fresh);
+    part.hidden = !part.childNodes.length;
+    part.querySelectorAll("[data-scroll]").forEach(toEnd);
+    part.querySelectorAll("[data-wall]").forEach(showWall);
+    part.querySelectorAll("[data-chart]").forEach((chart) => chart.redraw?.());
   }
 
   /* On a narrow screen the panel is a card; the rest of it is one press away. */
@@ -104,11 +103,12 @@ window.loomRun = (() => {
     if (!run || !root.querySelector(".loom-run-head")) return;
     const button = local(make("button", { type: "button", className: "loom-unfold loom-link" }));
     const say = () => {
-      const open = root.classList.contains("is-unfolded");
+      const open = !root.hasAttribute("data-card");
       button.textContent = open ? "Show less" : "Loss, samples, files and log";
       button.setAttribute("aria-expanded", String(open));
     };
-    button.addEventListener("click", () => { root.classList.toggle("is-unfolded"); say(); });
+    button.addEventListener("click", () => { root.toggleAttribute("data-card"); say(); });
+    root.toggleAttribute("data-card", true);
     say();
     root.append(button);
   }
@@ -131,7 +131,11 @@ window.loomRun = (() => {
       if (result) result.closest("li").classList.toggle("is-large");
     });
     root.addEventListener("toggle", (event) => {
-      if (event.target.open) event.target.querySelectorAll("[data-scroll]").forEach((box) => { box.scrollTop = box.scrollHeight; });
+      if (event.target.open) event.target.querySelectorAll("[data-scroll]").forEach(toEnd);
+    }, true);
+    root.addEventListener("scroll", (event) => {
+      const part = event.target.closest?.("[data-part]");
+      if (part?.waiting !== undefined && !isRead(part)) fill(part, part.waiting);
     }, true);
     root.addEventListener("pointermove", hover);
     root.addEventListener("pointerdown", hover);

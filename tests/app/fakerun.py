@@ -141,8 +141,8 @@ def train(folder: Path, out: Path, total: int = 240, epochs: int = 4, pause: flo
 def caption(folder: Path, pictures: Path, count: int = 12, pause: float = 0.0) -> Reporter:
     """A captioning run over drawn pictures."""
     pictures.mkdir(parents=True, exist_ok=True)
-    report = Reporter(folder, folder.name, "captions")
-    report(Started(job="blip", name="captions"))
+    report = Reporter(folder, "caption-basic", "captions")
+    report(Started(job="caption-basic", name="captions"))
     for number in range(count):
         path = pictures / f"picture {number}.png"
         picture(path, number / count, number)
@@ -156,7 +156,11 @@ def caption(folder: Path, pictures: Path, count: int = 12, pause: float = 0.0) -
     return report
 
 
-if __name__ == "__main__":  # python -m tests.app.fakerun OUTPUT_FOLDER SECONDS_A_STEP STEPS
-    made = new_run()
+if __name__ == "__main__":  # python -m tests.app.fakerun train|caption FOLDER SECONDS_A_STEP STEPS
+    kind, place, seconds, count = sys.argv[1], Path(sys.argv[2]), float(sys.argv[3]), int(sys.argv[4])
+    made = new_run() if kind == "train" else new_run("caption-basic", "captions", image_folder=str(place))
     print(made, flush=True)
-    train(made, Path(sys.argv[1]), pause=float(sys.argv[2]), total=int(sys.argv[3])).close()
+    if kind == "train":
+        train(made, place, count, pause=seconds).close()
+    else:
+        caption(made, place, count, seconds).close()
