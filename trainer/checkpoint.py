@@ -18,6 +18,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -41,6 +42,9 @@ FORMAT = 1
 MODEL, OPTIMIZER, PROGRESS = "model.safetensors", "optimizer.bin", "train_state.json"
 STATE = "-state"
 """The ending of a state folder's name."""
+
+PAUSE = 10.0
+"""Seconds between two states for emergencies, at least."""
 
 
 @dataclass
@@ -155,7 +159,7 @@ class Saver:
             for folder in older:
                 if folder != path:
                     shutil.rmtree(folder, ignore_errors=True)
-            self._pause = max(10.0, 50 * (time.monotonic() - now), _size(path) / 2e6)
+            self._pause = PAUSE and max(PAUSE, 50 * (time.monotonic() - now), _size(path) / 2e6)
         self._autosaved = time.monotonic()
 
     def forget_autosaves(self) -> None:
@@ -316,6 +320,7 @@ def check_state(state: State, s: Settings, model: Model, learner: Learner, plan:
 
 def load_state(state: State, s: Settings, learner: Learner) -> None:
     """Put adapter, optimizer and scaler back to where they were. The rates are those of the settings."""
+    from safetensors import SafetensorError
     from safetensors.torch import load_file
 
     if TEXT not in state.about["parts"]:
@@ -327,7 +332,7 @@ def load_state(state: State, s: Settings, learner: Learner) -> None:
         kept = torch.load(state.folder / OPTIMIZER, map_location="cpu", weights_only=True)
         learner.optimizer.load_state_dict(kept["optimizer"])
         learner.precision.scaler.load_state_dict(kept["scaler"])
-    except (OSError, ValueError, RuntimeError, KeyError, EOFError) as error:
+    except (OSError, ValueError, RuntimeError, KeyError, EOFError, SafetensorError, UnpicklingError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise _refused(f"{state.folder.name} cannot be read: {reason}.", "Choose an earlier state.") from error
     changed = parse_arguments(s.optimizer_args) if s.optimizer_args != state.about["optimizer_args"] else {}

@@ -26,7 +26,7 @@ from trainer.learner import Learner
 from trainer.losses import Losses
 from trainer.models import load_model
 from trainer.plan import Plan, due, make_plan
-from trainer.report import Failure, Stopped
+from trainer.report import Stopped
 from trainer.sample import Painter
 
 if TYPE_CHECKING:
@@ -45,7 +45,7 @@ def train(s: Settings, report: Reporter) -> None:
     state = checkpoint.open_state(s.resume) if s.resume else None
     s = with_seed(s, state, report)
     precision = choose_precision(s, report)
-    dataset = pictures(s, report)
+    dataset = verify(scan(s, report), report)
     plan = make_plan(s, dataset)
     report(Started(job="train", name=s.output_name, pid=os.getpid(), plan=plan.as_json(),
                    resumed_from_step=state.step if state else 0))  # fmt: skip
@@ -136,18 +136,6 @@ def with_seed(s: Settings, state: checkpoint.State | None, report: Reporter) -> 
     if kept is not None and kept != s.seed:
         report.note(f"The state was saved with seed {kept}; the run goes on with seed {s.seed}.", "warning", "seed")
     return s
-
-
-def pictures(s: Settings, report: Reporter) -> Dataset:
-    """Every picture that can be read; those that cannot are named and left out."""
-    dataset = verify(scan(s, report), report)
-    if not dataset.pictures:
-        raise Failure(
-            f"Image folder: there are no pictures to train on in {s.train_data_dir or 'an empty field'}.",
-            "It must hold folders named like 10_cat with pictures in them.",
-            "train_data_dir",
-        )
-    return dataset
 
 
 def resumed(

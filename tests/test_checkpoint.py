@@ -1,0 +1,206 @@
+"""States: whole or not there, and refused with a sentence when they do not fit."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from tests import trainings
+from tests.tiny import tiny_sd15
+from tests.trainings import make_pictures
+from trainer import checkpoint
+from trainer.checkpoint import Progress, file_name, of_epoch, of_step, open_state
+from trainer.report import Failure
+from trainer.settings import Settings
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """A model, pictures, and the state of a short run on them."""
+    folder = tmp_path_factory.mktemp("base")
+    model, data = tiny_sd15(folder / "model"), make_pictures(folder / "data")
+    s = trainings.settings(model, data, folder / "out", max_train_steps=2, save_state=True)
+    trainings.run(s, folder / "run")
+    return {"model": model, "data": data, "state": folder / "out" / "small-state"}
+
+
+def resume(base: dict[str, Path], folder: Path, **values: Any) -> None:
+    options = {"max_train_steps": 3, "resume": str(base["state"]), **values}
+    s = trainings.settings(base["model"], base["data"], folder / "out", **options)
+    trainings.run(s, folder / "run")
+
+
+def test_names_are_those_of_the_reference() -> None:
+    s = Settings(output_name="my-cat", save_model_as="safetensors")
+    assert file_name(s) == "my-cat.safetensors"
+    assert file_name(s, of_epoch(3)) == "my-cat-000003.safetensors"
+    assert file_name(s.changed(save_model_as="ckpt"), of_step(200)) == "my-cat-step00000200.ckpt"
+
+
+def test_progress_counts_batches_steps_and_epochs() -> None:
+    progress = Progress()
+    progress.advance(4)
+    progress.advance(2)
+    assert (progress.step, progress.epoch, progress.batch, progress.current_epoch) == (2, 0, 6, 1)
+    progress.end_epoch()
+    assert (progress.step, progress.epoch, progress.batch, progress.current_epoch) == (2, 1, 0, 2)
+
+
+def test_a_state_is_three_files_and_holds_no_code(base: dict[str, Path]) -> None:
+    files = sorted(path.name for path in base["state"].iterdir())
+    assert files == ["model.safetensors", "optimizer.bin", "train_state.json"]
+    torch.load(base["state"] / "optimizer.bin", weights_only=True)
+    about = json.loads((base["state"] / "train_state.json").read_text(encoding="utf-8"))
+    assert (about["current_step"], about["current_epoch"], about["batch"]) == (2, 0, 2)
+
+
+@pytest.mark.parametrize(
+    ("values", "said", "advice"),
+    [
+        ({"network_dim": 8}, r"Network Rank \(Dimension\) 4; it is 8 here", "to 4"),
+        ({"network_alpha": 1}, "Network Alpha 4", "to 4"),
+        ({"LoRA_type": "Kohya LoCon"}, "LoRA type Standard", "to Standard"),
+        ({"optimizer": "Prodigy", "learning_rate": 1}, "optimizer AdamW; Prodigy cannot", "to AdamW"),
+        ({"text_encoder_lr": 0}, "rate 0 here: textencoder", "rate again"),
+        ({"max_train_steps": 2}, "after step 2, and this run has 2 steps", "Raise Epoch"),
+    ],
+)
+def test_a_state_of_something_else_is_refused(
+    values: dict[str, Any], said: str, advice: str, base: dict[str, Path], tmp_path: Path
+) -> None:
+    with pytest.raises(Failure, match=said) as failed:
+        resume(base, tmp_path, **values)
+    assert failed.value.key == "resume"
+    assert advice in failed.value.advice
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_state_of_another_model_is_refused(base: dict[str, Path], tmp_path: Path) -> None:
+    other = tiny_sd15(tmp_path / "model", seed=1)
+    with pytest.raises(Failure, match="trained on another model"):
+        resume(base, tmp_path, pretrained_model_name_or_path=str(other))
+
+
+def test_the_same_model_elsewhere_is_the_same_model(base: dict[str, Path], tmp_path: Path) -> None:
+    resume(base, tmp_path, pretrained_model_name_or_path=str(tiny_sd15(tmp_path / "moved")))
+
+
+def broken(base: dict[str, Path], tmp_path: Path) -> Path:
+    """A copy of the state, to be damaged."""
+    import shutil
+
+    return Path(shutil.copytree(base["state"], tmp_path / "small-state"))
+
+
+def test_what_is_no_state_is_refused(base: dict[str, Path], tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    for path in (tmp_path / "nowhere", tmp_path / "empty", base["state"] / "model.safetensors"):
+        with pytest.raises(Failure, match="not a training state of this program"):
+            open_state(path)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("{", "not a training state"),
+        ("[]", "not a training state"),
+        ('{"current_epoch": 1, "current_step": 5}', "not a training state"),  # another program's
+        ('{"program": "lora-loom", "format": 99}', "another version"),
+    ],
+)
+def test_foreign_progress_is_refused(text: str, said: str, base: dict[str, Path], tmp_path: Path) -> None:
+    state = broken(base, tmp_path)
+    (state / "train_state.json").write_text(text, encoding="utf-8")
+    with pytest.raises(Failure, match=said):
+        open_state(state)
+
+
+def test_a_missing_file_is_named(base: dict[str, Path], tmp_path: Path) -> None:
+    state = broken(base, tmp_path)
+    (state / "optimizer.bin").unlink()
+    with pytest.raises(Failure, match=r"optimizer\.bin is missing"):
+        open_state(state)
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "optimizer.bin"])
+def test_a_damaged_file_is_refused(name: str, base: dict[str, Path], tmp_path: Path) -> None:
+    state = broken(base, tmp_path)
+    (state / name).write_bytes((state / name).read_bytes()[:500])
+    with pytest.raises(Failure, match="cannot be read"):
+        resume(base, tmp_path, resume=str(state))
+
+
+def test_a_pickle_in_a_state_runs_nothing(base: dict[str, Path], tmp_path: Path) -> None:
+    state = broken(base, tmp_path)
+    torch.save({"optimizer": Evil(tmp_path / "touched"), "scaler": {}}, state / "optimizer.bin")
+    with pytest.raises(Failure, match="cannot be read"):
+        resume(base, tmp_path, resume=str(state))
+    assert not (tmp_path / "touched").exists()
+
+
+class Evil:
+    """Unpickled, it would make a file."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> Any:
+        return (Path.touch, (self.path,))
+
+
+def test_other_pictures_begin_a_new_epoch_and_say_so(base: dict[str, Path], tmp_path: Path) -> None:
+    from trainer import events
+
+    data = make_pictures(tmp_path / "data", count=3)
+    resume({**base, "data": data}, tmp_path)
+    found = events.read(tmp_path / "run" / "events.jsonl")[0]
+    note = next(event for event in found if isinstance(event, events.Note) and event.level == "warning")
+    assert "8 batches when the state was saved and has 6 now" in note.text
+
+
+def test_rates_of_a_resumed_run_are_those_of_the_settings(base: dict[str, Path], tmp_path: Path) -> None:
+    from trainer import events
+
+    resume(base, tmp_path, learning_rate=5e-4, lr_scheduler="constant", optimizer_args="weight_decay=0.5")
+    found = events.read(tmp_path / "run" / "events.jsonl")[0]
+    assert [event.lr["unet"] for event in found if isinstance(event, events.Step)] == [5e-4]
+
+
+def test_a_disk_that_is_full_leaves_the_old_state(
+    base: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A state that cannot be written does not take the place of one that is there, and leaves nothing lying about."""
+    import errno
+
+    def fail(*args: Any, **options: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    folder = tmp_path / "run"
+    s = trainings.settings(base["model"], base["data"], tmp_path / "out", max_train_steps=2)
+    monkeypatch.setattr(checkpoint, "PAUSE", 0.0)
+    monkeypatch.setattr(torch, "save", fail)
+    found = trainings.run(s, folder)
+    from trainer import events
+
+    notes = [event.text for event in found if isinstance(event, events.Note)]
+    assert any("disk is full" in text and "emergencies" in text for text in notes)
+    assert not list((folder / "state").iterdir())
+    assert (tmp_path / "out" / "small.safetensors").is_file()
+
+
+def test_files_can_be_ckpt_and_half(base: dict[str, Path], tmp_path: Path) -> None:
+    s = trainings.settings(base["model"], base["data"], tmp_path / "out", max_train_steps=1)
+    trainings.run(s.changed(save_model_as="ckpt", save_precision="fp16"), tmp_path / "run")
+    loaded = torch.load(tmp_path / "out" / "small.ckpt", weights_only=True)
+    assert {value.dtype for value in loaded.values()} == {torch.float16}
+    assert any(key.endswith(".lora_up.weight") for key in loaded)
+
+
+def test_a_saved_file_tells_the_story_of_its_run(base: dict[str, Path]) -> None:
+    from trainer.formats import read_metadata
+
+    about = read_metadata(base["state"].parent / "small.safetensors")
+    assert (about["ss_steps"], about["ss_max_train_steps"], about["ss_seed"]) == ("2", "2", "42")
+    assert about["ss_optimizer"] == "torch.optim.adamw.AdamW"

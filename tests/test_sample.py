@@ -1,0 +1,222 @@
+"""Sample prompts as people write them, and pictures equal to those of diffusers' own pipeline."""
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from tests.tiny import tiny_sd15
+from trainer.adapters import attach
+from trainer.conditioning import Conditioning
+from trainer.devices import Precision
+from trainer.models import Model, load_model
+from trainer.prompts import Prompt, parse_prompt, parse_prompts
+from trainer.report import Reporter
+from trainer.sample import Painter, make_scheduler, render
+from trainer.samplers import SAMPLERS
+from trainer.settings import Settings
+
+CPU = Precision(torch.device("cpu"))
+
+# Prompts.
+
+
+@pytest.mark.parametrize(
+    ("line", "expected"),
+    [
+        ("a cat", Prompt("a cat")),
+        ("a cat, sitting --n blurry, low quality --w 512 --h 768 --d 42 --l 5.5 --s 20",
+         Prompt("a cat, sitting", "blurry, low quality", 512, 768, 42, 5.5, 20)),
+        ("  a cat   --s 20 --n   ", Prompt("a cat", steps=20)),
+        ("a well-known cat -- really --w 100", Prompt("a well-known cat -- really", width=96)),
+        ("--n only negative", Prompt("", "only negative")),
+        ("a cat --w 1 --h 99999999", Prompt("a cat", width=64, height=8192)),
+        ("a cat --s 0", Prompt("a cat", steps=1)),
+        ("a cat --s 5000", Prompt("a cat", steps=1000)),
+        ("a cat --W 64 --D 7", Prompt("a cat", width=64, seed=7)),
+        ("a cat --ss K_Euler", Prompt("a cat", sampler="euler")),
+        ("(ein schöner:1.2) Kater 🐈 --d 0", Prompt("(ein schöner:1.2) Kater 🐈", seed=0)),
+    ],
+)  # fmt: skip
+def test_prompts_are_read(line: str, expected: Prompt) -> None:
+    assert parse_prompt(line) == expected
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ("a cat --w wide", "--w must be followed by a whole number, not 'wide'"),
+        ("a cat --l", "--l must be followed by a number, not ''"),
+        ("a cat --s 1.5", "--s must be followed by a whole number"),
+        ("a cat --q 3", "--q is not known"),
+        ("a cat --ss magic", "one of ddim"),
+    ],
+)
+def test_what_cannot_be_read_is_quoted(line: str, said: str) -> None:
+    with pytest.raises(ValueError, match=said):
+        parse_prompt(line)
+
+
+def test_lines_comments_and_problems() -> None:
+    prompts, problems = parse_prompts("# mine\n\na cat\n   # rest\na dog --w x\r\na bird --s 3\n")
+    assert [prompt.text for prompt in prompts] == ["a cat", "a bird"]
+    assert problems == ["Line 5: --w must be followed by a whole number, not 'x'."]
+
+
+# Pictures.
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny_sd15(tmp_path_factory.mktemp("model"))
+
+
+@pytest.fixture
+def report(tmp_path: Path) -> Any:
+    with Reporter(tmp_path / "run") as report:
+        yield report
+
+
+def settings(folder: Path, **values: Any) -> Settings:
+    return Settings(pretrained_model_name_or_path=str(folder), network_dim=4, network_alpha=4, **values)
+
+
+@pytest.fixture
+def model(folder: Path, report: Reporter) -> Model:
+    return load_model(settings(folder), report, CPU.device, CPU.dtype)
+
+
+def pipeline(folder: Path, sampler: str, model: Model) -> Any:
+    from diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion import StableDiffusionPipeline
+
+    pipe = StableDiffusionPipeline.from_pretrained(str(folder), local_files_only=True)
+    pipe.set_progress_bar_config(disable=True)
+    pipe.scheduler = make_scheduler(sampler, model.scheduler_config, model.prediction_type)
+    return pipe
+
+
+def array(image: Image.Image) -> np.ndarray:
+    return np.asarray(image).astype(int)
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_pictures_are_those_of_diffusers(sampler: str, folder: Path, model: Model) -> None:
+    prompt = Prompt("a cat", "blurry", 64, 72, seed=3, guidance=4.0, steps=6, sampler=sampler)
+    ours = render(model, prompt, settings(folder))
+    theirs = pipeline(folder, sampler, model)(
+        prompt.text, negative_prompt=prompt.negative, width=64, height=72, guidance_scale=4.0, num_inference_steps=6,
+        generator=torch.Generator().manual_seed(3),
+    ).images[0]  # fmt: skip
+    assert ours.size == (64, 72)
+    assert np.abs(array(ours) - array(theirs)).max() <= 1
+
+
+@pytest.mark.parametrize("name", [*SAMPLERS, *SAMPLERS.aliases])
+def test_every_sampler_steps_from_noise_to_a_picture(name: str, folder: Path, model: Model) -> None:
+    picture = render(
+        model, Prompt("a cat", seed=1, width=64, height=64, steps=3), settings(folder, sample_sampler="ddim")
+    )
+    other = render(
+        model,
+        Prompt("a cat", seed=1, width=64, height=64, steps=3, sampler=name),
+        settings(folder, sample_sampler="ddim"),
+    )
+    assert (name == "ddim") == (picture.tobytes() == other.tobytes())
+
+
+def test_without_guidance_there_is_one_prediction(folder: Path, model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    sizes = []
+    real = model.unet.forward
+    monkeypatch.setattr(model.unet, "forward", lambda x, *rest, **more: sizes.append(len(x)) or real(x, *rest, **more))
+    render(model, Prompt("a cat", width=64, height=64, seed=1, guidance=1.0, steps=2), settings(folder))
+    render(model, Prompt("a cat", width=64, height=64, seed=1, guidance=2.0, steps=2), settings(folder))
+    assert sizes == [1, 1, 2, 2]
+
+
+def test_v_prediction_is_passed_on(model: Model) -> None:
+    assert make_scheduler("euler_a", model.scheduler_config, "v_prediction").config.prediction_type == "v_prediction"
+
+
+def test_drawing_uses_no_randomness_but_the_prompts_seed(folder: Path, model: Model) -> None:
+    prompt = Prompt("a cat", width=64, height=64, seed=9, steps=3, sampler="euler_a")
+    torch.manual_seed(1)
+    before = torch.get_rng_state()
+    one = render(model, prompt, settings(folder))
+    assert torch.equal(before, torch.get_rng_state())
+    torch.manual_seed(2)
+    assert one.tobytes() == render(model, prompt, settings(folder)).tobytes()
+
+
+def test_decoding_falls_back_to_tiles_when_memory_is_short(
+    folder: Path, model: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real, used = model.vae.decode, []
+
+    def decode(latents: torch.Tensor, **options: Any) -> Any:
+        used.append(model.vae.use_tiling)
+        if not model.vae.use_tiling:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return real(latents, **options)
+
+    monkeypatch.setattr(model.vae, "decode", decode)
+    picture = render(model, Prompt("a cat", width=128, height=64, seed=9, steps=1), settings(folder))
+    assert picture.size == (128, 64)
+    assert used == [False, True]
+    assert not model.vae.use_tiling
+
+
+def test_long_prompts_are_read_as_in_training(folder: Path, model: Model) -> None:
+    long = "a cat, " * 60
+    short_read, long_read = (
+        render(model, Prompt(long, width=64, height=64, seed=9, steps=2), settings(folder, max_token_length=length))
+        for length in (75, 150)
+    )
+    assert short_read.tobytes() != long_read.tobytes()
+
+
+# The run's painter.
+
+
+def painter(folder: Path, model: Model, report: Reporter, prompts: str, **values: Any) -> Painter:
+    s = settings(folder, sample_prompts=prompts, output_name="small", **values)
+    adapter = attach(model, s, report)
+    learner: Any = SimpleNamespace(adapter=adapter, precision=CPU, optimizer=torch.optim.SGD(adapter.unet_parameters))
+    return Painter(s, report, model, Conditioning(model, s, CPU, adapter), learner)
+
+
+def test_prompts_without_a_seed_keep_the_one_they_get(folder: Path, model: Model, report: Reporter) -> None:
+    first = painter(folder, model, report, "a cat\na dog\na cat --d 4")
+    seeds = [prompt.seed for prompt in first.prompts]
+    assert len(set(seeds)) == 3
+    assert seeds[2] == 4
+    again = painter(folder, load_model(settings(folder), report, CPU.device, CPU.dtype), report, "a cat\na dog")
+    assert [prompt.seed for prompt in again.prompts] == seeds[:2]
+
+
+def test_trouble_with_one_picture_is_a_note(
+    folder: Path, model: Model, report: Reporter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from trainer import events, sample
+    from trainer.checkpoint import Progress
+
+    def draw(model: Model, prompt: Prompt, *others: Any) -> Image.Image:
+        if prompt.text == "huge":
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return Image.new("RGB", (8, 8))
+
+    monkeypatch.setattr(sample, "render", draw)
+    painter(folder, model, report, "huge\nsmall --d 5").draw(Progress(step=12))
+    found = events.read(report.folder / "events.jsonl")[0]
+    notes = [event.text for event in found if isinstance(event, events.Note)]
+    assert notes == [
+        "Sample 1 could not be drawn: there was not enough memory for it; make it smaller with --w and --h."
+    ]
+    (drawn,) = (event for event in found if isinstance(event, events.Sample))
+    assert (drawn.index, drawn.step, drawn.seed) == (1, 12, 5)
+    path = report.folder / drawn.path
+    assert path.name.startswith("small_000012_01_")
+    assert "Seed: 5" in Image.open(path).text["parameters"]  # type: ignore[attr-defined]
