@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+import threading
 from dataclasses import asdict, dataclass, field
 from functools import cache
 
@@ -17,16 +18,47 @@ class Hardware:
     memory: int = 0
 
 
-@cache
+UNKNOWN = Hardware(device="", name="")
+"""What is known while nobody has answered yet: no check finds fault with it."""
+
+_asking: threading.Thread | None = None
+
+
 def hardware() -> Hardware:
-    """The machine's facts; the first call may take seconds, later ones nothing."""
+    """The machine's facts. The first call may take seconds, later ones nothing; `UNKNOWN` after `ask_early` until known."""
+    return UNKNOWN if asking() else _answer()
+
+
+def ask_early() -> None:
+    """Begin to look, without waiting: for a page that must be quick."""
+    global _asking
+    if _asking is None:
+        _asking = threading.Thread(target=_answer, daemon=True)
+        _asking.start()
+
+
+def asking() -> bool:
+    """Whether the answer is still on its way."""
+    return _asking is not None and _asking.is_alive()
+
+
+def wait() -> None:
+    """Wait for the answer that `ask_early` asked for: for a decision that needs it."""
+    if _asking is not None:
+        _asking.join()
+
+
+@cache
+def _answer() -> Hardware:
     if "torch" in sys.modules:
         return look()
     command = [sys.executable, "-m", "trainer.hardware"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120, stdin=subprocess.DEVNULL, check=False)
     try:
+        done = subprocess.run(
+            command, capture_output=True, text=True, timeout=120, stdin=subprocess.DEVNULL, check=False
+        )
         return Hardware(**json.loads(done.stdout.strip().splitlines()[-1]))
-    except (IndexError, ValueError, TypeError):
+    except (OSError, subprocess.TimeoutExpired, IndexError, ValueError, TypeError):
         return Hardware()
 
 
