@@ -120,8 +120,8 @@ def bucket_chart(counts: Mapping[tuple[int, int], int]) -> str:
         rows.append(
             f'<rect class="loom-shape" x="{10 - w / 2:.1f}" y="{y + 10 - h / 2:.1f}" width="{w:.1f}" height="{h:.1f}"/>'
             + _letters(28, y + 14, f"{width} × {height}")
-            + f'<svg x="106" y="{y + 4}" height="12" style="width:calc(100% - 140px)">'
-            f'<rect class="loom-bar-fill" width="{100 * count / most:.2f}%" height="12" rx="2"/></svg>'
+            + f'<rect class="loom-bar-fill" x="106" y="{y + 4}" height="12" rx="2" '
+            f'style="width:calc((100% - 146px) * {count / most:.4f})"/>'
             + _letters("100%", y + 14, str(count), "end")
         )
     said = ", ".join(f"{count} of {width} by {height}" for (width, height), count in sorted(counts.items()))
