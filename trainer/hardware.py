@@ -25,7 +25,7 @@ _asking: threading.Thread | None = None
 
 
 def hardware() -> Hardware:
-    """The machine's facts. The first call may take seconds, later ones nothing; `UNKNOWN` after `ask_early` until known."""
+    """The machine's facts. The first call may take seconds; after `ask_early`, `UNKNOWN` until they are there."""
     return UNKNOWN if asking() else _answer()
 
 
