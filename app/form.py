@@ -124,7 +124,6 @@ class Form:
             queue=False,
         )
 
-
     def fill(self, page: gr.Blocks, opening: Callable[[str], Mapping[str, Any]]) -> None:
         """Fill the inputs whenever the page opens; call once, after `wire`.
 

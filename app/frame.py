@@ -17,7 +17,8 @@ def tablist(name: str, tabs: Mapping[str, str], label: str = "") -> None:
         for first, (key, words) in zip([True] + [False] * len(tabs), tabs.items(), strict=False)
     )
     gr.HTML(
-        f'<div role="tablist" class="loom-tabs" data-tabs="{name}" aria-label="{escape(label or name)}">{buttons}</div>',
+        f'<div role="tablist" class="loom-tabs" data-tabs="{name}" aria-label="{escape(label or name)}">{buttons}'
+        "</div>",
         elem_classes=["loom-tabrow", f"loom-tabrow-{name}"],
     )
 

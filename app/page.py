@@ -11,21 +11,27 @@ from app import captioning, monitor, presetbar, training
 from app.form import Form
 from app.frame import panel, tablist
 from app.style import mount_arguments
+from trainer import hardware
 from trainer.settings import Settings
 
 __all__ = ["build_page", "mount_arguments"]
 
 TABS = {"lora": "LoRA", "utilities": "Utilities", "runs": "Runs"}
-MARK = (
-    '<svg viewBox="0 0 24 24" width="22" height="22" aria-hidden="true"><g fill="none" stroke="currentColor" stroke-width="2.2" '
-    'stroke-linecap="round"><path d="M3 7h6M15 7h6M3 17h6M15 17h6" /><path d="M7 3v12M17 9v12" /><path d="M7 21v-1M17 3v1M12 3v18" opacity=".45" /></g></svg>'
-)
+MARK = """
+<svg viewBox="0 0 24 24" width="22" height="22" aria-hidden="true">
+  <g fill="none" stroke="currentColor" stroke-width="2.2" stroke-linecap="round">
+    <path d="M3 7h6M15 7h6M3 17h6M15 17h6" /><path d="M7 3v12M17 9v12" />
+    <path d="M7 21v-1M17 3v1M12 3v18" opacity=".45" />
+  </g>
+</svg>
+"""
 TOOLS = """
 <div class="loom-tools">
   <h2>Training</h2>
   <div class="loom-find">
-    <input id="loom-search" type="search" role="combobox" placeholder="Find a setting" aria-label="Find a setting" aria-expanded="false"
-           aria-controls="loom-found" autocomplete="off" spellcheck="false"><kbd aria-hidden="true">/</kbd>
+    <input id="loom-search" type="search" role="combobox" placeholder="Find a setting" aria-label="Find a setting"
+           aria-expanded="false" aria-controls="loom-found" autocomplete="off" spellcheck="false">
+    <kbd aria-hidden="true">/</kbd>
     <ul id="loom-found" role="listbox" aria-label="Settings found" hidden></ul>
   </div>
   <label class="loom-switch"><input type="checkbox" id="loom-only-changed"><span>Only changed</span></label>
@@ -36,6 +42,7 @@ TOOLS = """
 
 def build_page(options: Any = None) -> gr.Blocks:
     """The whole page; theme, style sheets and scripts come from `mount_arguments()`."""
+    hardware.ask_early()
     form = Form(training.JOB, Settings)
     with gr.Blocks(title="LoRA Loom", analytics_enabled=False, fill_width=True) as page:
         run_id = gr.State("")
@@ -66,7 +73,12 @@ def build_page(options: Any = None) -> gr.Blocks:
                 with gr.Column(elem_id="loom-start"):
                     gr.HTML(training.plan_box())
                     with gr.Row(elem_classes=["loom-buttons"]):
-                        start = gr.Button("Start training", variant="primary", elem_id="loom-start-training", elem_classes=["loom-start", "loom-main"])
+                        start = gr.Button(
+                            "Start training",
+                            variant="primary",
+                            elem_id="loom-start-training",
+                            elem_classes=["loom-start", "loom-main"],
+                        )
                         check = gr.Button("Check", elem_id="loom-check", elem_classes=["loom-quiet"])
                         queue = gr.Button("Queue", elem_id="loom-queue", elem_classes=["loom-quiet"])
                         copy = gr.Button("Copy command", elem_id="loom-copy", elem_classes=["loom-quiet"])

@@ -65,7 +65,9 @@ def draw(form: Form, loads: Loads) -> None:
             elem_classes=["loom-bare"],
         )
         load = gr.Button("Load", elem_id="loom-load", elem_classes=["loom-quiet"])
-        upload = gr.UploadButton("Open …", file_types=[".json", ".toml"], elem_id="loom-open", elem_classes=["loom-quiet"])
+        upload = gr.UploadButton(
+            "Open …", file_types=[".json", ".toml"], elem_id="loom-open", elem_classes=["loom-quiet"]
+        )
         save = gr.Button("Save", elem_id="loom-save", elem_classes=["loom-quiet"])
         save_as = gr.Button("Save as …", elem_id="loom-save-as", elem_classes=["loom-quiet"])
         with gr.Column(elem_id="loom-naming", elem_classes=["loom-popover"]):
@@ -104,7 +106,12 @@ def draw(form: Form, loads: Loads) -> None:
         told, path = save_file(stem, form.read(data), over)
         if path is None:
             return {answer: fresh(told)}
-        return {answer: fresh(told), choice: gr.Dropdown(presets.available(), value=str(path)), name: "", replace: False}
+        return {
+            answer: fresh(told),
+            choice: gr.Dropdown(presets.available(), value=str(path)),
+            name: "",
+            replace: False,
+        }
 
     load.click(chosen, everything, filled, show_progress="hidden")
     upload.upload(uploaded, form.everything(upload), filled, show_progress="hidden")
@@ -165,7 +172,9 @@ def _told(html: str, note: str = "", bad: bool = False) -> str:
     if bad:
         html = f"<p>{escape(html)}</p>"
     undo = "" if bad else '<button type="button" data-press="loom-undo">Undo</button>'
+    close = '<button type="button" data-dismiss aria-label="Close this report">×</button>'
     return (
-        f'<div class="loom-report{" bad" if bad else ""}" role="status"><div>{html}{f"<p>{escape(note)}</p>" if note else ""}</div>'
-        f'<div class="loom-report-buttons">{undo}<button type="button" data-dismiss aria-label="Close this report">×</button></div></div>'
+        f'<div class="loom-report{" bad" if bad else ""}" role="status">'
+        f"<div>{html}{f'<p>{escape(note)}</p>' if note else ''}</div>"
+        f'<div class="loom-report-buttons">{undo}{close}</div></div>'
     )

@@ -114,7 +114,7 @@ def _list(title: str, items: list[str], kind: str = "") -> str:
 
 
 def command(job: str, settings: Section) -> str:
-    """The command line that does the same without the page: only what differs from the defaults, quoted for this system."""
+    """The command that does the same without the page: only what differs from the defaults, quoted for this system."""
     parts = [Path(sys.executable).name if not _in_project() else _python(), "-m", "trainer", job]
     for item in settings_of(type(settings)):
         value = getattr(settings, item.name)

@@ -1,4 +1,4 @@
-"""How the page looks: the theme, and the style sheets and scripts that are served with it. Nothing comes from elsewhere."""
+"""How the page looks: the theme, and the style sheets and scripts served with it. Nothing comes from elsewhere."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import gradio as gr
 
 STATIC = Path(__file__).resolve().parent / "static"
 SHEETS = ("page.css", "monitor.css", "captioning.css")
-SCRIPTS = ("form.js", "paths.js", "page.js", "plots.js", "monitor.js", "captioning.js")
+SCRIPTS = ("form.js", "paths.js", "page.js", "monitor.js", "captioning.js")
 
 SANS = ("system-ui", "-apple-system", "Segoe UI", "Roboto", "Noto Sans", "Ubuntu", "sans-serif")
 MONO = ("ui-monospace", "SF Mono", "Cascadia Mono", "Menlo", "Consolas", "monospace")

@@ -11,15 +11,17 @@ from typing import Any
 import gradio as gr
 from gradio.components import Component
 
-from app import drafts, paths, presets, runs
+from app import charts, drafts, paths, presets, runs
 from app.form import Form, shown
 from app.frame import panel, tablist
+from trainer import hardware
 from trainer.declare import Problem, by_name, validate
 from trainer.jobs import jobs
 from trainer.models.identify import FAMILY_NAMES, identify
-from trainer.schedules import curve
 from trainer.settings import SECTIONS, Settings
+from trainer.settings.dataset import Images
 from trainer.settings.model import MOVED, QUICK_PICKS
+from trainer.settings.optimizer import Rates
 from trainer.workspace import workspace
 
 JOB = "train"
@@ -72,7 +74,12 @@ def quick_pick(form: Form) -> None:
     known = json.dumps([value for _, value in models()])
     pick.input(None, [pick, name], name, js=f"(pick, name) => pick === '{CUSTOM}' ? name : pick", queue=False)
     name.change(  # type: ignore[attr-defined]
-        None, name, pick, js=f"(name) => {known}.includes(name) ? name : '{CUSTOM}'", queue=False, show_progress="hidden"
+        None,
+        name,
+        pick,
+        js=f"(name) => {known}.includes(name) ? name : '{CUSTOM}'",
+        queue=False,
+        show_progress="hidden",
     )
 
 
@@ -86,7 +93,11 @@ def models() -> list[tuple[str, str]]:
 def _own_models() -> list[tuple[str, str]]:
     folder = workspace().models
     try:
-        found = sorted(path for path in folder.rglob("*") if path.suffix in (".safetensors", ".ckpt") and path.stat().st_size > 300e6)
+        found = sorted(
+            path
+            for path in folder.rglob("*")
+            if path.suffix in (".safetensors", ".ckpt") and path.stat().st_size > 300e6
+        )
     except OSError:
         return []
     return [(str(path.relative_to(folder)), str(path)) for path in found[:200]]
@@ -96,7 +107,9 @@ def _identity(settings: Settings) -> str:
     """What the chosen model is, in words."""
     name = settings.pretrained_model_name_or_path.strip()
     if name == "demo":
-        return "A tiny model of drawings, of the Stable Diffusion 1.5 kind; trains in two minutes without a graphics card."
+        return (
+            "A tiny model of drawings, of the Stable Diffusion 1.5 kind; trains in two minutes without a graphics card."
+        )
     if name in MOVED:
         return f"This model now lives at {MOVED[name]} and is fetched from there."
     found = identify(name)
@@ -136,13 +149,17 @@ def outlook(raw: Mapping[str, Any]) -> dict[str, Any]:
         "warnings": [_problem(item) for item in notes],
         "notes": {} if any(item.key == MODEL for item in problems) else {MODEL: _identity(settings)},
         "ready": _ready(),
+        "pending": hardware.asking(),
     }
+    steps, sizes = STEPS, {}
     if not any(item.key == "train_data_dir" for item in problems):
         plan = jobs()[JOB].plan(settings)
-        answer |= {"sentence": plan.get("sentence", ""), "details": _details(plan), "buckets": plan.get("buckets") or {}}
-        answer["curve"] = curve(settings, int(plan.get("steps") or 0) or STEPS)
-    else:
-        answer["curve"] = curve(settings, STEPS)
+        answer |= {"sentence": plan.get("sentence", ""), "details": _details(plan)}
+        steps, sizes = int(plan.get("steps") or 0) or STEPS, _sizes(plan)
+    answer["drawings"] = {
+        f"{JOB}--{Rates.__name__}": charts.schedule_plot(settings, steps),
+        f"{JOB}--{Images.__name__}": charts.bucket_chart(sizes),
+    }
     return answer
 
 
@@ -150,6 +167,12 @@ def _problem(item: Problem) -> dict[str, Any]:
     fix = None if item.fix is None else {key: shown(KNOWN[key], value) for key, value in item.fix.items()}
     message = item.message if item.key in KNOWN else str(item)
     return {"key": item.key, "label": item.label, "message": message, "fix": fix, "fix_label": item.fix_label}
+
+
+def _sizes(plan: Mapping[str, Any]) -> dict[tuple[int, int], int]:
+    """How often pictures of each size are shown in an epoch."""
+    named = plan.get("buckets") or {}
+    return {(int(width), int(height)): count for name, count in named.items() for width, height in [name.split("x")]}
 
 
 def _details(plan: Mapping[str, Any]) -> list[str]:
@@ -181,6 +204,7 @@ def check(form: Form, data: Mapping[Component, Any]) -> dict[str, Any]:
 def start(form: Form, data: Mapping[Component, Any]) -> tuple[str | None, dict[str, Any]]:
     """(run id, answer): the run queued, or None and the reasons why not, which the page shows under their inputs."""
     raw = form.read(data)
+    hardware.wait()
     settings, problems, _ = examine(raw)
     if problems:
         answer = outlook(raw)

@@ -164,6 +164,20 @@
       element("p", { className: "loom-sentence", textContent: answer.sentence || "The steps follow once there are images." }),
       ...(answer.details || []).map((text) => element("p", { className: "loom-detail", textContent: text })),
       ...elsewhere, state);
+    for (const [section, drawing] of Object.entries(answer.drawings || {})) draw(section, drawing);
+  }
+
+  /* Small drawings under the fields they show: the rate over the run, the sizes of the pictures. */
+  function draw(section, drawing) {
+    const home = document.getElementById(section);
+    if (!home || home.dataset.drawing === drawing) return;
+    home.dataset.drawing = drawing;
+    let figure = home.querySelector(".loom-drawing");
+    if (!figure) {
+      figure = element("div", { className: "loom-drawing" });
+      home.querySelector(".loom-fields").after(figure);
+    }
+    figure.innerHTML = drawing;
   }
 
   /* Answers to buttons. */

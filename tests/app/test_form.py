@@ -102,7 +102,17 @@ def test_only_what_differs_counts_as_changed() -> None:
 
 @pytest.mark.parametrize(
     ("number", "text"),
-    [(1e-4, "1e-4"), (5e-5, "5e-5"), (0.05, "0.05"), (1.0, "1"), (0.0, "0"), (512.0, "512"), (0.15, "0.15"), (1e-06, "1e-6"), (-1.0, "-1")],
+    [
+        (1e-4, "1e-4"),
+        (5e-5, "5e-5"),
+        (0.05, "0.05"),
+        (1.0, "1"),
+        (0.0, "0"),
+        (512.0, "512"),
+        (0.15, "0.15"),
+        (1e-06, "1e-6"),
+        (-1.0, "-1"),
+    ],
 )
 def test_numbers_are_written_the_short_way_and_mean_the_same(number: float, text: str) -> None:
     assert short(number) == text

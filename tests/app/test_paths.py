@@ -87,7 +87,10 @@ def test_the_picker_stays_inside_and_offers_no_way_up(files: Path) -> None:
 
 def test_a_path_outside_is_a_problem_of_its_field_and_a_hub_name_is_not(files: Path) -> None:
     paths.restrict([])
-    values = {"train_data_dir": str(files / "sets"), "pretrained_model_name_or_path": "stable-diffusion-v1-5/stable-diffusion-v1-5"}
+    values = {
+        "train_data_dir": str(files / "sets"),
+        "pretrained_model_name_or_path": "stable-diffusion-v1-5/stable-diffusion-v1-5",
+    }
     (problem,) = paths.problems(Settings, values)
     assert problem.key == "train_data_dir"
     paths.restrict(None)

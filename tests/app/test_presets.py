@@ -22,7 +22,9 @@ def workspace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_saving_and_loading_is_a_round_trip(workspace: Path) -> None:
-    settings = Settings(network_dim=33, learning_rate=3e-5, train_data_dir="/data/ä ö 'x' 🐈", seed=None, text_encoder_lr=0.0)
+    settings = Settings(
+        network_dim=33, learning_rate=3e-5, train_data_dir="/data/ä ö 'x' 🐈", seed=None, text_encoder_lr=0.0
+    )
     path = presets.save("mycat", settings)
     loaded = presets.load(path)
     assert loaded.settings == settings
@@ -30,7 +32,8 @@ def test_saving_and_loading_is_a_round_trip(workspace: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "stem"), [("my / cat", "my - cat"), ("a" * 300, "a" * 100), ("  x.json ", "x"), ("größe", "größe"), ("../../etc", "etc")]
+    ("name", "stem"),
+    [("my / cat", "my - cat"), ("a" * 300, "a" * 100), ("  x.json ", "x"), ("größe", "größe"), ("../../etc", "etc")],
 )
 def test_a_name_becomes_a_file_in_the_presets_folder_and_nowhere_else(workspace: Path, name: str, stem: str) -> None:
     assert presets.file_for(name) == workspace / "presets" / f"{stem}.json"
@@ -65,7 +68,13 @@ def test_the_report_names_everything_and_escapes_it() -> None:
 
 
 def test_the_command_names_only_what_differs_and_means_the_same(workspace: Path) -> None:
-    settings = Settings(network_dim=24, train_data_dir="/data/my 'cats' $HOME; rm", cache_latents=False, seed=None, sample_prompts="a\nb --n c")
+    settings = Settings(
+        network_dim=24,
+        train_data_dir="/data/my 'cats' $HOME; rm",
+        cache_latents=False,
+        seed=None,
+        sample_prompts="a\nb --n c",
+    )
     words = shlex.split(presets.command("train", settings))
     flags = dict(zip(words[4::2], words[5::2], strict=True))
     assert words[1:4] == ["-m", "trainer", "train"]
@@ -74,7 +83,14 @@ def test_the_command_names_only_what_differs_and_means_the_same(workspace: Path)
 
 
 def test_the_command_line_reads_it_as_the_same_settings() -> None:
-    settings = Settings(network_dim=24, cache_latents=False, seed=None, optimizer_args="betas=0.9,0.99 eps=1e-8", output_name="-v1", stop_text_encoder_training=-1)
+    settings = Settings(
+        network_dim=24,
+        cache_latents=False,
+        seed=None,
+        optimizer_args="betas=0.9,0.99 eps=1e-8",
+        output_name="-v1",
+        stop_text_encoder_training=-1,
+    )
     words = shlex.split(presets.command("train", settings))
     arguments = vars(commandline.parser(jobs()["train"]).parse_args(words[4:]))
     flags = {key: value for key, value in arguments.items() if key in Settings.model_fields}

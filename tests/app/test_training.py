@@ -59,7 +59,13 @@ def inputs(form: Form, **values: Any) -> dict[Any, Any]:
 
 
 def ready(cats: Path, tmp_path: Path, **more: Any) -> dict[str, Any]:
-    return {"train_data_dir": str(cats), "output_dir": str(tmp_path / "out"), "output_name": "cat", "optimizer": "AdamW", **more}
+    return {
+        "train_data_dir": str(cats),
+        "output_dir": str(tmp_path / "out"),
+        "output_name": "cat",
+        "optimizer": "AdamW",
+        **more,
+    }
 
 
 def without_model_problems(answer: dict[str, Any]) -> list[str]:
@@ -67,11 +73,16 @@ def without_model_problems(answer: dict[str, Any]) -> list[str]:
 
 
 def test_the_answer_to_an_edit_has_the_plan_the_curve_and_keeps_the_draft(cats: Path, tmp_path: Path) -> None:
-    values = {**{key: str(value) for key, value in ready(cats, tmp_path).items()}, "epoch": "4", "train_batch_size": "2"}
+    values = {
+        **{key: str(value) for key, value in ready(cats, tmp_path).items()},
+        "epoch": "4",
+        "train_batch_size": "2",
+    }
     answer = training.answer_check({"browser": ID, "values": values})
     assert answer["sentence"] == "3 images × 10 repeats × 4 epochs / batch 2 = 60 steps"
     assert without_model_problems(answer) == []
-    assert len(answer["curve"]) == 60
+    assert "<svg" in answer["drawings"]["train--Rates"]
+    assert "<svg" in answer["drawings"]["train--Images"]
     assert drafts.load(ID, "train") == values
     json.dumps(answer)
 
@@ -110,7 +121,9 @@ def test_start_queues_what_the_form_says(
 ) -> None:
     monkeypatch.setattr(training, "_active", lambda: "")
     monkeypatch.setattr("trainer.checks.CHECKS", ())
-    run, answer = training.start(form, inputs(form, **ready(cats, tmp_path, network_dim="24", seed="", learning_rate="2e-4")))
+    run, answer = training.start(
+        form, inputs(form, **ready(cats, tmp_path, network_dim="24", seed="", learning_rate="2e-4"))
+    )
     assert run == "run-1"
     ((job, settings, name),) = queued
     assert (job, name) == ("train", "cat")
@@ -126,7 +139,9 @@ def test_a_start_while_a_run_is_on_says_that_it_waits(
     assert training.start(form, inputs(form, **ready(cats, tmp_path)))[1]["say"] == "Queued behind dog."
 
 
-def test_a_path_outside_the_allowed_folders_is_neither_read_nor_started(form: Form, queued: list[Any], cats: Path) -> None:
+def test_a_path_outside_the_allowed_folders_is_neither_read_nor_started(
+    form: Form, queued: list[Any], cats: Path
+) -> None:
     paths.restrict([])
     try:
         run, answer = training.start(form, inputs(form, train_data_dir=str(cats)))
