@@ -67,7 +67,7 @@ def _outcome(job: Job, folder: Path, settings: Section | None, report: Reporter)
     try:
         if settings is None:
             settings = _frozen(job, folder)
-        limit_threads(getattr(settings, "num_cpu_threads_per_process", None))
+        prepare_surroundings(getattr(settings, "num_cpu_threads_per_process", None))
         job.run(settings, report)
         return ended("finished")
     except Stopped as stop:
@@ -120,15 +120,27 @@ def _signals_mean_stop(report: Reporter) -> Iterator[None]:
             signal.signal(getattr(signal, name), handler)
 
 
-def limit_threads(wanted: int | None) -> None:
-    """Say how many threads the mathematics may use; must come before torch is imported. The environment wins."""
-    if not wanted:
-        return
+SURROUNDINGS = {
+    # Threads that wait for each other in busy loops are twenty times slower as soon as another program wants a core.
+    "OMP_WAIT_POLICY": "PASSIVE",
+    "TOKENIZERS_PARALLELISM": "false",
+    "HF_HUB_DISABLE_TELEMETRY": "1",
+}
+
+
+def prepare_surroundings(threads: int | None) -> None:
+    """Say how the mathematics may use the processor, before torch is imported. What the environment says already wins."""
+    wanted = dict(SURROUNDINGS)
+    if threads:
+        count = str(max(1, min(threads, cores())))
+        wanted |= {"OMP_NUM_THREADS": count, "MKL_NUM_THREADS": count}
+    for name, value in wanted.items():
+        os.environ.setdefault(name, value)
+
+
+def cores() -> int:
+    """How many processor cores this process may use."""
     try:
-        cores = len(os.sched_getaffinity(0))
+        return len(os.sched_getaffinity(0))
     except AttributeError:  # Windows, macOS
-        cores = os.cpu_count() or 1
-    for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):
-        os.environ.setdefault(name, str(max(1, min(wanted, cores))))
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+        return os.cpu_count() or 1
