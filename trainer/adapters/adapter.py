@@ -177,7 +177,8 @@ class Adapter(ABC):
     def _inject(self, root: nn.Module, sizes: Mapping[str, Size]) -> None:
         from peft import inject_adapter_in_model
 
-        inject_adapter_in_model(self.peft_config(sizes), root, adapter_name=NAME)
+        with torch.random.fork_rng(devices=[]):  # peft draws weights that `initialise` replaces
+            inject_adapter_in_model(self.peft_config(sizes), root, adapter_name=NAME)
         root.requires_grad_(False)
 
     def _start_from_nothing(self, settings: "Settings") -> None:

@@ -1,0 +1,70 @@
+"""Saved files in the hands of other programs: diffusers and LyCORIS draw what the live adapter draws."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from tests.adapters.made import drawn, read, taught
+from tests.tiny import tiny_model
+from trainer import formats
+
+SETTINGS: dict[str, dict[str, Any]] = {
+    "standard": {"network_dim": 4, "network_alpha": 2},
+    "locon": {"LoRA_type": "Kohya LoCon", "network_dim": 6, "network_alpha": 3, "conv_dim": 2, "conv_alpha": 5},
+    "locon without large convolutions": {"LoRA_type": "Kohya LoCon", "network_dim": 4, "conv_dim": 0},
+}
+kinds = pytest.mark.parametrize("settings", SETTINGS.values(), ids=SETTINGS)
+
+
+def assert_same(found: Any, live: Any, plain: Any) -> None:
+    """`found` is what the live adapter gives, which is far from what the model gives without it."""
+    assert (live - plain).abs().max() > 0.05
+    torch.testing.assert_close(found, live, atol=1e-4, rtol=1e-4)
+
+
+@kinds
+@pytest.mark.parametrize("parts", [("lora_unet_", "lora_te_"), ("lora_unet_",)], ids=["both", "unet only"])
+def test_diffusers_draws_the_same(tmp_path: Path, settings: dict[str, Any], parts: tuple[str, ...]) -> None:
+    from diffusers import PNDMScheduler, StableDiffusionPipeline
+
+    live, adapter = taught(**settings)
+    state = {key: value for key, value in adapter.state_dict().items() if key.startswith(parts)}
+    file = formats.save(tmp_path / "a.safetensors", state, {"ss_network_dim": "4"})
+
+    plain, loaded = tiny_model(), tiny_model()
+    pipeline = StableDiffusionPipeline(
+        vae=loaded.vae, text_encoder=loaded.text_encoders[0], tokenizer=loaded.tokenizers[0], unet=loaded.unet,
+        scheduler=PNDMScheduler.from_config(loaded.scheduler_config), safety_checker=None, feature_extractor=None,
+        requires_safety_checker=False,
+    )  # fmt: skip
+    pipeline.load_lora_weights(file.parent, weight_name=file.name)
+    assert_same(drawn(pipeline.unet), drawn(live.unet), drawn(plain.unet))
+    if "lora_te_" in parts:
+        text = read(live.text_encoders[0])
+        assert_same(read(pipeline.text_encoder), text, read(plain.text_encoders[0]))
+    else:
+        assert torch.equal(read(pipeline.text_encoder), read(plain.text_encoders[0]))
+
+
+@kinds
+def test_lycoris_draws_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, settings: dict[str, Any]) -> None:
+    from lycoris.kohya import LycorisNetworkKohya, create_network_from_weights
+
+    # Its own walk, of which nothing is kept here, stumbles over a name that is reached twice.
+    monkeypatch.setattr(LycorisNetworkKohya, "UNET_TARGET_REPLACE_NAME", [])
+
+    live, adapter = taught(**settings)
+    file = formats.save(tmp_path / "a.safetensors", adapter.state_dict(), {})
+
+    plain, loaded = tiny_model(), tiny_model()
+    # LyCORIS names layers by the path in the module it is given; CLIPTextModel used to have one level more.
+    encoder = nn.Module()
+    encoder.text_model = loaded.text_encoders[0]
+    network, _ = create_network_from_weights(1.0, str(file), loaded.vae, encoder, loaded.unet)
+    network.apply_to(encoder, loaded.unet, True, True)
+    network.eval()
+    assert_same(drawn(loaded.unet), drawn(live.unet), drawn(plain.unet))
+    assert_same(read(loaded.text_encoders[0]), read(live.text_encoders[0]), read(plain.text_encoders[0]))
