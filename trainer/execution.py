@@ -129,7 +129,7 @@ SURROUNDINGS = {
 
 
 def prepare_surroundings(threads: int | None) -> None:
-    """Say how the mathematics may use the processor, before torch is imported. What the environment says already wins."""
+    """Say how the mathematics may use the processor, before torch is imported. The environment wins."""
     wanted = dict(SURROUNDINGS)
     if threads:
         count = str(max(1, min(threads, cores())))
