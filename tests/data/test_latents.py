@@ -181,11 +181,10 @@ def test_a_cache_file_of_another_shape_or_with_nan_is_made_anew(
     report: Reporter, pictures: tuple[Picture, ...], tmp_path: Path
 ) -> None:
     right = all_of(filled(pictures, report, tmp_path / "cache"), pictures)
-    for file, wrong in zip(
-        sorted((tmp_path / "cache").rglob("*.npz")),
-        (np.zeros((4, 1, 1), np.float32), np.full((4, 8, 8), np.nan, np.float32), np.zeros((4, 8, 8)), np.array("x")),
-        strict=True,
-    ):
+    wrongs: list[Any] = [
+        np.zeros((4, 1, 1), np.float32), np.full((4, 8, 8), np.nan, np.float32), np.zeros((4, 8, 8)), np.array("x"),
+    ]  # fmt: skip
+    for file, wrong in zip(sorted((tmp_path / "cache").rglob("*.npz")), wrongs, strict=True):
         np.savez(file, latents=wrong)
     assert equal(all_of(filled(pictures, report, tmp_path / "cache"), pictures), right)
 
