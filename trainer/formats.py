@@ -25,6 +25,7 @@ from trainer.report import Failure
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from trainer.adapters.adapter import Adapter
     from trainer.data.dataset import Dataset, Subset
     from trainer.models import Model
     from trainer.plan import Plan
@@ -75,7 +76,12 @@ NONE_IF_OFF = ("min_snr_gamma", "network_dropout", "noise_offset", "scale_weight
 
 
 def metadata(
-    settings: "Settings", model: "Model", dataset: "Dataset", plan: "Plan", progress: Progress, adapter: Any = None
+    settings: "Settings",
+    model: "Model",
+    dataset: "Dataset",
+    plan: "Plan",
+    progress: Progress,
+    adapter: "Adapter | None" = None,
 ) -> dict[str, str]:
     """All `ss_*` and `modelspec.*` of a file saved now; `save` adds the hashes.
 
@@ -108,15 +114,13 @@ def metadata(
         "num_train_images": plan.repeated,
         "optimizer": optimizer_name(settings),
         "resolution": settings.resolution,
-        "sd_model_name": model.source.name,
-        "sd_model_hash": model.hashes["sd_model_hash"],
-        "new_sd_model_hash": model.hashes["new_sd_model_hash"],
+        **_base_model(model),
         "sd_scripts_commit_hash": implementation(),
         "session_id": _session(progress),
         "training_started_at": progress.started,
         "training_finished_at": time.time(),
     }
-    if arguments := network_args(settings):
+    if arguments := network_args(settings, adapter):
         values["network_args"] = _json(arguments)
     ours = {f"ss_{name}": str(value) for name, value in sorted(values.items())}
     return ours | _modelspec(settings, model, architecture)
@@ -137,6 +141,14 @@ def _modelspec(settings: "Settings", model: "Model", architecture: str) -> dict[
     if settings.clip_skip > 1:
         values["encoder_layer"] = str(settings.clip_skip)
     return {f"modelspec.{name}": value for name, value in values.items()}
+
+
+def _base_model(model: "Model") -> dict[str, str]:
+    """A file or folder by its name and hashes, a model of the hub by what it is called there."""
+    path = Path(model.name).expanduser()
+    if not path.exists():
+        return {"sd_model_name": model.name}
+    return {"sd_model_name": path.absolute().name, **model.hashes}
 
 
 def bucket_info(settings: "Settings", dataset: "Dataset", plan: "Plan") -> dict[str, Any]:
@@ -168,11 +180,14 @@ def tag_frequency(subsets: Iterable["Subset"]) -> dict[str, dict[str, int]]:
     return {name: dict(count) for name, count in counts.items()}
 
 
-def network_args(settings: "Settings") -> dict[str, Any]:
+def network_args(settings: "Settings", adapter: "Adapter | None" = None) -> dict[str, Any]:
     """Arguments of the network beyond rank and alpha, as Kohya's command line would be given them."""
     given: dict[str, Any] = {}
     if settings.LoRA_type in CONVOLUTIONAL:
-        given |= {"conv_dim": str(settings.conv_dim), "conv_alpha": str(settings.conv_alpha)}
+        rank, alpha = (
+            (settings.conv_dim, settings.conv_alpha) if adapter is None else (adapter.conv_dim, adapter.conv_alpha)
+        )
+        given |= {"conv_dim": str(rank), "conv_alpha": str(float(alpha))}
     dropouts = {name: getattr(settings, name) for name in ("rank_dropout", "module_dropout")}
     given |= {name: str(value) for name, value in dropouts.items() if value}
     if given and settings.network_dropout:

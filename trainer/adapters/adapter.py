@@ -43,16 +43,16 @@ class Adapter(ABC):
     """A trainable update on top of a frozen model.
 
     `unet_parameters` and `text_parameters` are what is trained: a part whose rate is 0 has none, but is in the file all
-    the same, so that the file is complete for every program that reads it.
+    the same, so that the file is complete for every program that reads it. `dim`, `alpha`, `conv_dim` and `conv_alpha`
+    are what most layers have; `sizes` says it of each.
     """
 
     def __init__(self, model: "Model", sizes: Mapping[Target, Size], settings: "Settings") -> None:
         """Put a new adapter on `model`; its weights are float32 and drawn from `settings.seed`."""
         self.sizes = {target.name: size for target, size in sizes.items()}
         self.targets = {target.name: target for target in sizes}
-        linear = [size for target, size in sizes.items() if not target.is_spatial]
-        common = max(linear or sizes.values(), key=linear.count)
-        self.dim, self.alpha = common.rank, common.alpha
+        self.dim, self.alpha = _most_common([size for target, size in sizes.items() if not target.is_spatial])
+        self.conv_dim, self.conv_alpha = _most_common([size for target, size in sizes.items() if target.is_spatial])
         self.training = True
         for root in dict.fromkeys(target.root for target in sizes):
             self._inject(root, {target.path: size for target, size in sizes.items() if target.root is root})
@@ -243,6 +243,11 @@ class Adapter(ABC):
     def _drop_module(self, p: float, module: nn.Module, args: Any, output: Tensor) -> Tensor:
         # Drawn on the processor: no wait for the device. Checkpointing replays the draw.
         return torch.zeros_like(output) if self.training and torch.rand(()).item() < p else output
+
+
+def _most_common(sizes: Sequence[Size]) -> tuple[int, float]:
+    size = max(sizes, key=sizes.count, default=Size(0, 1.0))
+    return size.rank, size.alpha
 
 
 def rates(settings: "Settings") -> tuple[float, float]:
