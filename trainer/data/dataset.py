@@ -5,14 +5,14 @@
 """
 
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
-from trainer.data.captions import first_line, read_caption
-from trainer.data.folders import NamedFolder, as_folder, counted, folder_problems, listing, named_folders, some_names
+from trainer.data.caption_finder import CaptionFinder
+from trainer.data.folders import NamedFolder, as_folder, counted, folder_problems, listing, named_folders
 from trainer.data.images import Header, Unreadable, check_pixels, header
 from trainer.events import Item
 from trainer.settings import Settings
@@ -24,9 +24,6 @@ __all__ = ["Dataset", "Picture", "Skipped", "Subset", "folder_problems", "scan",
 
 MOST_NAMED = 20
 """Files named in one sentence; there may be thousands."""
-
-CAPTION_ENDINGS = (".txt", ".caption", ".cap")
-"""Where captions stand when they do not stand where the settings say."""
 
 A = TypeVar("A")
 B = TypeVar("B")
@@ -177,7 +174,7 @@ def _read(
             usable.append((path, head.size))
         if head.note:
             notes.append(f"{path.name} {head.note}.")
-    captions = _Captions(folder, inside.files, caption_extension)
+    captions = CaptionFinder(folder, inside.files, caption_extension)
     pictures = tuple(
         Picture(path, size, *captions.of(path), subset=name, repeats=folder.repeats, is_reg=is_reg)
         for path, size in usable
@@ -211,75 +208,6 @@ def _pictures_below(folder: Path) -> int:
         return len(listing(folder).pictures)
     except OSError:
         return 0
-
-
-class _Captions:
-    """Finds the captions of one folder's pictures, and remembers what was odd."""
-
-    def __init__(self, folder: NamedFolder, files: Iterable[str], extension: str) -> None:
-        self.folder = folder
-        self.extension = "." + extension.strip().lstrip(".")
-        self.files = {name.lower(): name for name in files} | {name: name for name in files}
-        self.missing: list[Path] = []
-        self.empty: list[Path] = []
-        self.longer: list[Path] = []
-        self.unread: list[tuple[Path, str]] = []
-        self.guessed: dict[str, list[Path]] = {}
-        self.elsewhere: dict[str, int] = {}
-
-    def of(self, picture: Path) -> tuple[str, Path | None]:
-        """(caption, its file), the folder's concept and None where there is no file to read."""
-        path = self._file(picture, self.extension)
-        if path is None:
-            self.missing.append(picture)
-            for ending in CAPTION_ENDINGS:
-                if self._file(picture, ending):
-                    self.elsewhere[ending] = self.elsewhere.get(ending, 0) + 1
-            return self.folder.concept, None
-        try:
-            read = read_caption(path)
-        except OSError as error:
-            self.unread.append((path, f"cannot be read ({error.strerror or error})"))
-            return self.folder.concept, None
-        if read.why:
-            self.unread.append((path, read.why))
-            return self.folder.concept, None
-        if read.encoding:
-            self.guessed.setdefault(read.encoding, []).append(path)
-        caption = first_line(read.text)
-        if not caption:
-            self.empty.append(path)
-        elif caption != read.text:
-            self.longer.append(path)
-        return caption, path
-
-    def _file(self, picture: Path, ending: str) -> Path | None:
-        wanted = picture.stem + ending
-        name = self.files.get(wanted) or self.files.get(wanted.lower())
-        return None if name is None else self.folder.path / name
-
-    def notes(self, pictures: int) -> list[str]:
-        """What was odd, in sentences that name the files."""
-        notes = []
-        if self.missing:
-            given = f"the caption “{self.folder.concept}” from its name" if self.folder.concept else "no caption"
-            verbs = ("has", "gets") if len(self.missing) == 1 else ("have", "get")
-            share = f"{len(self.missing)} of {counted(pictures)}"
-            notes.append(f"{share} {verbs[0]} no {self.extension} file and {verbs[1]} {given}.")
-            notes += [
-                f"Files ending in {ending} stand beside {count} of them, but Caption extension is {self.extension}."
-                for ending, count in self.elsewhere.items()
-            ]
-        if self.empty:
-            notes.append(f"{some_names(self.empty)}: empty, so trained without words.")
-        if self.longer:
-            notes.append(f"{some_names(self.longer)}: only the first line is used.")
-        notes += [f"{path.name} {why}; the folder's name is used." for path, why in self.unread]
-        notes += [
-            f"{some_names(paths)}: not in UTF-8, read as {encoding}; save as UTF-8 if letters are wrong."
-            for encoding, paths in self.guessed.items()
-        ]
-        return notes
 
 
 def verify(dataset: Dataset, report: "Reporter") -> Dataset:
