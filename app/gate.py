@@ -92,7 +92,7 @@ class Gate:
         """(status, sentence) for a request that nobody of this page can have sent; None for a proper one."""
         host = headers.get("host", "")
         if len(headers.getlist("host")) != 1 or name_of(host) not in self.hosts:
-            return 421, (
+            return 403, (
                 f"This page does not answer to {host[:100]!r}. Use an address it was started for, "
                 "or name this one in the environment variable LOOM_HOSTS."
             )

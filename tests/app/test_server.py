@@ -3,6 +3,7 @@
 import functools
 import http.client
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -77,6 +78,9 @@ def test_the_page_answers_on_loopback_with_armour() -> None:
     assert "frame-ancestors 'none'" in answer.headers["content-security-policy"]
     assert "https:" not in answer.headers["content-security-policy"]
     assert "server" not in answer.headers
+    script = re.search(r"assets/[\w.-]+\.js", answer.text)
+    assert script is not None
+    assert "immutable" in client().get(f"/{script[0]}").headers["cache-control"]
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1:7860", "localhost:7860", "LOCALHOST", "[::1]:7860", "localhost:9000"])
@@ -91,7 +95,7 @@ def test_names_of_this_machine_are_answered_also_through_a_tunnel(host: str) -> 
 @pytest.mark.parametrize("path", ["/", "/config", "/gradio_api/queue/join", "/loom/file?path=/etc/passwd", "/loom/alive"])
 def test_other_names_for_this_machine_are_refused(host: str, path: str) -> None:
     answer = client().get(path, headers={"host": host})
-    assert answer.status_code == 421
+    assert answer.status_code == 403
     assert "LOOM_HOSTS" in answer.text
 
 
@@ -350,7 +354,7 @@ def test_a_real_server_starts_answers_refuses_and_ends_cleanly() -> None:
     try:
         assert ask(port, "/")[0] == 200
         assert ask(port, "/loom/alive") == (200, '{"name":"LoRA Loom"}')
-        assert ask(port, "/", Host="evil.example")[0] == 421
+        assert ask(port, "/", Host="evil.example")[0] == 403
         assert ask(port, "/", Origin="https://evil.example")[0] == 403
         second = subprocess.run([sys.executable, "-m", "app", "--server_port", str(port)], capture_output=True, text=True, timeout=60)
         assert second.returncode == 1
