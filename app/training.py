@@ -30,6 +30,8 @@ STEPS = 100
 KNOWN = by_name(Settings)
 MODEL = "pretrained_model_name_or_path"
 CUSTOM = "custom"
+LOOK_AGAIN = 10
+"""Seconds after which the outlook is asked for again while a run is on."""
 PARAMETERS = ("Basic", "Advanced", "Samples")
 
 
@@ -143,13 +145,14 @@ def examine(raw: Mapping[str, Any]) -> tuple[Settings, list[Problem], list[Probl
 def outlook(raw: Mapping[str, Any]) -> dict[str, Any]:
     """What the browser shows beside the form: problems, notes, the plan."""
     settings, problems, notes = examine(raw)
+    busy = _active()
     answer: dict[str, Any] = {
         "form": JOB,
         "problems": [_problem(item) for item in problems],
         "warnings": [_problem(item) for item in notes],
         "notes": {} if any(item.key == MODEL for item in problems) else {MODEL: _identity(settings)},
-        "ready": _ready(),
-        "pending": hardware.asking(),
+        "ready": f"{busy} is running; Start puts this run in the queue behind it." if busy else "Ready to start.",
+        "again": 1.5 if hardware.asking() else LOOK_AGAIN if busy else 0,
     }
     steps, sizes = STEPS, {}
     if not any(item.key == "train_data_dir" for item in problems):
@@ -180,11 +183,6 @@ def _details(plan: Mapping[str, Any]) -> list[str]:
     return [f"{len(skipped)} file{'s' * (len(skipped) > 1)} left out"] if skipped else []
 
 
-def _ready() -> str:
-    busy = _active()
-    return f"{busy} is running; Start puts this run in the queue behind it." if busy else "Ready to start."
-
-
 def _active() -> str:
     """The name of the run that is on, "" when there is none."""
     return next((run.name for run in runs.list_runs() if run.state in ("running", "starting", "stopping")), "")
@@ -213,7 +211,7 @@ def start(form: Form, data: Mapping[Component, Any]) -> tuple[str | None, dict[s
     ahead = _active()
     run = runs.queue_run(JOB, settings, settings.output_name)
     said = f"Queued behind {ahead}." if ahead else f"{settings.output_name} is starting."
-    return run, fresh({"say": said, "tone": "good"})
+    return run, fresh({"say": said, "tone": "good", "started": JOB})
 
 
 def command(form: Form, data: Mapping[Component, Any]) -> dict[str, Any]:

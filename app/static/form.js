@@ -184,7 +184,7 @@ window.loom = (() => {
       if (form.edits === edits) {
         remember(`loom.pending.${form.name}`, null);
         receive(form, answer);
-        if (answer.pending) form.timer = setTimeout(() => check(form), 1500);
+        if (answer.again) form.timer = setTimeout(() => check(form), 1000 * answer.again);
       }
     } catch (error) {
       form.timer = setTimeout(() => check(form), 3000);
