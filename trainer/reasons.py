@@ -79,7 +79,7 @@ def of_text(text: str) -> Reason | None:
 
 def of_exception(error: BaseException) -> Reason:
     """The reason for an exception: a known one in words, else its own last line."""
-    line = f"{type(error).__name__}: {error}".strip().splitlines()[0].removesuffix(": ")
+    line = f"{type(error).__name__}: {error}".strip().splitlines()[0].removesuffix(":")
     known = of_text(f"{type(error).__name__}: {error}")
     return Reason(f"{known.text} ({line[:300]})", known.advice) if known else Reason(line[:500])
 
@@ -96,11 +96,11 @@ def signal_name(code: int | None) -> str:
 
 def of_exit(code: int | None, last_words: Iterable[str] = ()) -> Reason:
     """The reason for a process that ended without saying why; `code` is None when nobody waited for it."""
+    if code is not None and code & 0xFFFFFFFF in WINDOWS_CODES:
+        return WINDOWS_CODES[code & 0xFFFFFFFF]
     name = signal_name(code)
     if name:
         return SIGNALS.get(name, Reason(f"It was ended by {name}."))
-    if code is not None and code & 0xFFFFFFFF in WINDOWS_CODES:
-        return WINDOWS_CODES[code & 0xFFFFFFFF]
     words = list(last_words)
     known = of_text("\n".join(words[-8:]))
     if known:
