@@ -6,6 +6,7 @@ Each chart fills the width it is given: lines are drawn in a square of 1000 unit
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from html import escape
+from typing import TypeVar
 
 from trainer.settings import Settings
 
@@ -16,6 +17,7 @@ SIDE, FOOT = 6, 18
 """Pixels left free beside the plot, and below it for the numbers of the steps."""
 
 Point = tuple[float, float]
+T = TypeVar("T")
 
 
 def smooth(values: Sequence[float], window: float) -> list[float]:
@@ -80,7 +82,7 @@ def schedule_curve(rates: Sequence[float] | Mapping[str, Sequence[float]], heigh
         for index, values in enumerate(groups.values())
     ]
     said = "; ".join(
-        f"{name + ': ' if name else ''}starts at {rate(values[0])}, at most {rate(max(values))}, ends at {rate(values[-1])}"
+        f"{name or 'Rate'}: from {rate(values[0])} over {rate(max(values))} to {rate(values[-1])}"
         for name, values in groups.items()
     )
     return _chart("Learning rate", said, lines, [_letters(SIDE, 12, rate(top))], height, foot=2)
@@ -121,8 +123,7 @@ def bucket_chart(counts: Mapping[tuple[int, int], int]) -> str:
             f'<rect class="loom-shape" x="{10 - w / 2:.1f}" y="{y + 10 - h / 2:.1f}" width="{w:.1f}" height="{h:.1f}"/>'
             + _letters(28, y + 14, f"{width} × {height}")
             + f'<rect class="loom-bar-fill" x="106" y="{y + 4}" height="12" rx="2" '
-            f'style="width:calc((100% - 146px) * {count / most:.4f})"/>'
-            + _letters("100%", y + 14, str(count), "end")
+            f'style="width:calc((100% - 146px) * {count / most:.4f})"/>' + _letters("100%", y + 14, str(count), "end")
         )
     said = ", ".join(f"{count} of {width} by {height}" for (width, height), count in sorted(counts.items()))
     return (
@@ -195,7 +196,7 @@ def _ceiling(raw: Sequence[float], bold: Sequence[float]) -> float:
     return max(wild, max(bold), 1e-12) * 1.08
 
 
-def _some(values: list[float] | list[int], most: int) -> list[float]:
+def _some(values: list[T], most: int) -> list[T]:
     """At most `most` of the values, at even distances, with the first and the last."""
     if len(values) <= most:
         return list(values)

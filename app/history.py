@@ -1,15 +1,17 @@
-"""The list of all runs as HTML: what waits, in its order, and what was, newest first.                        (no gradio)"""
+"""The list of all runs as HTML: what waits, in its order, and what was, newest first. (no gradio)"""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from html import escape
 from pathlib import Path
 from typing import Any
 
 from app import runs
-from app.runpanel import GOING, OVER, job_label
+from app.runs import GOING
+from app.view import job_label
 from app.wall import thumb_url
 from trainer import runfolder
 
@@ -19,7 +21,7 @@ EMPTY = "No runs yet. Press Start training, or run the demo."
 
 
 def render(chosen: str, with_use: bool = False, deleted: str = "") -> dict[str, str]:
-    """The parts of the list: the queue and the runs; `chosen` is marked and has buttons; `deleted` can be brought back."""
+    """The parts of the list: what waits, and the others. `chosen` has buttons; `deleted` can be brought back."""
     found = runs.list_runs()
     if not found:
         return {"undo": _undo(deleted), "queue": "", "runs": f'<p class="loom-empty">{escape(EMPTY)}</p>'}
@@ -58,12 +60,14 @@ def _row(run: Any, chosen: str, with_use: bool, place: int = 0) -> str:
     facts = [job_label(run.job), _progress(status), _when(run)]
     buttons = _buttons(run, with_use) if here or place else ""
     state = f"{place}. in line" if place else run.state
+    words = "".join(f"<span>{escape(fact)}</span>" for fact in facts if fact)
+    kind, current = ("is-chosen", ' aria-current="true"') if here else ("", "")
     return (
-        f'<li data-key="{escape(run.id)}" class="{"is-chosen" if here else ""}">{_picture(run.folder, status)}'
-        f'<button type="button" class="loom-run-title" data-verb="show" data-run="{escape(run.id)}"'
-        f"{' aria-current=true' if here else ''}>{escape(run.name or run.id)}</button>"
+        f'<li data-key="{escape(run.id)}" class="{kind}">{_picture(run.folder, int(status.get("samples") or 0))}'
+        f'<button type="button" class="loom-run-title" data-verb="show" data-run="{escape(run.id)}"{current}>'
+        f"{escape(run.name or run.id)}</button>"
         f'<span class="loom-run-state {escape(run.state)}">{escape(state)}</span>'
-        f'<p class="loom-run-facts">{"".join(f"<span>{escape(fact)}</span>" for fact in facts if fact)}{buttons}</p></li>'
+        f'<p class="loom-run-facts">{words}{buttons}</p></li>'
     )
 
 
@@ -71,7 +75,7 @@ def _buttons(run: Any, with_use: bool) -> str:
     found = [("unqueue", "Take out of the queue")] if run.state == "queued" else []
     if run.job == "train" and with_use:
         found.append(("use", "Use these settings"))
-    if run.state in OVER:
+    if run.state in runfolder.ENDED:
         found.append(("delete", "Delete"))
     return "".join(
         f'<button type="button" class="loom-link" data-verb="{verb}" data-run="{escape(run.id)}">{words}</button>'
@@ -79,9 +83,10 @@ def _buttons(run: Any, with_use: bool) -> str:
     )
 
 
-def _picture(folder: Path, status: Mapping[str, Any]) -> str:
-    """The last sample, or an empty place."""
-    pictures = (path for path in (folder / runfolder.SAMPLES).glob("*.png")) if status.get("samples") else ()
+@lru_cache(maxsize=2 * SHOWN)
+def _picture(folder: Path, samples: int) -> str:
+    """The last of so many samples, or an empty place."""
+    pictures = (folder / runfolder.SAMPLES).glob("*.png") if samples else ()
     newest = max(((path.stat().st_mtime, path) for path in pictures), default=None)
     if newest is None:
         return '<span class="loom-run-blank"></span>'

@@ -1,4 +1,4 @@
-"""What happened in a run so far, read from its folder bit by bit and shared by all open pages.                  (no gradio)
+"""What happened in a run so far, read from its folder bit by bit and shared by all open pages. (no gradio)
 
 Nothing here is remembered that the folder does not say: a page that is closed, reloaded or started anew reads the same.
 """
@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from trainer import events, runfolder
 from trainer.events import Ended, EpochEnd, Event, Item, Note, Phase, Sample, Saved, Started, Step
@@ -141,7 +143,7 @@ class Story:
 LEFT_OUT = ("skipped", "unreadable", "failed")
 """States of an item that say: nothing was done for this file, and it was not meant to be so."""
 
-TELLERS = {
+TELLERS: dict[str, Callable[[Story, Any], None]] = {
     Started.kind: Story._on_started,
     Phase.kind: Story._on_phase,
     Step.kind: Story._on_step,
@@ -178,7 +180,7 @@ def continued(folder: Path) -> Path | None:
 
 
 def log(folder: Path, lines: int = LOG_LINES) -> list[tuple[int, str]]:
-    """The last lines of what the run printed: (byte at which the line begins, line). Of a progress bar, its last state."""
+    """The last lines a run printed, as (byte at which the line begins, line); of a progress bar, its last state."""
     try:
         with (folder / runfolder.LOG).open("rb") as file:
             size = file.seek(0, 2)

@@ -17,7 +17,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-from app.runpanel import View
+from app.view import View
 from trainer import curves, runfolder
 
 LOOPBACK = ("127.0.0.1", "localhost", "::1", "[::1]")
@@ -54,7 +54,9 @@ def offer(view: View, request: Any = None) -> str:
     if not installed():
         return '<p class="loom-muted">TensorBoard is not installed; python launch.py installs it.</p>'
     if not is_local(request):
-        return f'<p class="loom-muted">TensorBoard logs are in {escape(str(folder))}. It opens on the machine of this page only.</p>'
+        return (
+            f'<p class="loom-muted">TensorBoard opens on the machine of this page only; logs: {escape(str(folder))}</p>'
+        )
     board = _boards.get(folder)
     if board is None or not board.alive:
         said = (
@@ -86,7 +88,7 @@ def _settings(folder: Path) -> SimpleNamespace:
 
 
 def open_for(view: View) -> Board:
-    """The board for the logs of a run: the one that is there, or a new one. Raises ValueError when there are no logs yet."""
+    """The board for the logs of a run: the one that is there, or a new one. `ValueError` when there are no logs."""
     folder = log_folder(view)
     if folder is None:
         raise ValueError("This run has not written any TensorBoard logs yet.")
@@ -111,11 +113,9 @@ def start(folder: Path, messages: Path) -> Board:
         "--port",
         str(port),
     ]
-    own_group: dict[str, Any] = (
-        {"creationflags": subprocess.CREATE_NEW_PROCESS_GROUP | subprocess.CREATE_NO_WINDOW}
-        if sys.platform == "win32"
-        else {"start_new_session": True}
-    )
+    own_group: dict[str, Any] = {"start_new_session": True}
+    if sys.platform == "win32":
+        own_group = {"creationflags": subprocess.CREATE_NEW_PROCESS_GROUP | subprocess.CREATE_NO_WINDOW}
     quiet = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"}
     with messages.open("ab") as out:
         process = subprocess.Popen(

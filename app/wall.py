@@ -1,4 +1,4 @@
-"""The sample wall: pictures made while training, a row a prompt, a column a step. `static/monitor.js` brings it to life."""
+"""The sample wall: pictures made while training, a row a prompt, a column a step; monitor.js brings it to life."""
 
 from __future__ import annotations
 

@@ -21,6 +21,8 @@ PROMPTS = (
 
 def new_run(job: str = "train", name: str = "my gribble", **settings: object) -> Path:
     """A run folder with settings and nothing else yet."""
+    if job == "train":
+        settings = {"sample_prompts": "\n".join(PROMPTS), **settings}
     return runfolder.create(job, name, jobs()[job].Settings(**settings))
 
 
@@ -33,7 +35,9 @@ def picture(path: Path, progress: float, seed: int, size: int = 256) -> None:
     pen = ImageDraw.Draw(image)
     edge = int(size * 0.2)
     radius = progress * (size / 2 - edge)
-    pen.rounded_rectangle((edge, edge, size - edge, size - edge), radius, tuple(draw.randrange(20, 150) for _ in range(3)))
+    pen.rounded_rectangle(
+        (edge, edge, size - edge, size - edge), radius, tuple(draw.randrange(20, 150) for _ in range(3))
+    )
     image.save(path)
 
 
@@ -110,7 +114,11 @@ def sample(report: Reporter, step: int, epoch: int, progress: float) -> None:
 
 def start(report: Reporter, total: int, epochs: int, resumed: int = 0) -> None:
     """The first words of a training run."""
-    report(Started(job="train", name="my gribble", pid=1, resumed_from_step=resumed, plan={"steps": total, "epochs": epochs}))
+    report(
+        Started(
+            job="train", name="my gribble", pid=1, resumed_from_step=resumed, plan={"steps": total, "epochs": epochs}
+        )
+    )
 
 
 def train(folder: Path, out: Path, total: int = 240, epochs: int = 4, pause: float = 0.0, upto: int = 0) -> Reporter:

@@ -1,11 +1,14 @@
 """Curves: the arithmetic behind them, and SVG that a parser accepts."""
 
+import itertools
 import math
+import re
 import xml.etree.ElementTree as ElementTree
 
 import pytest
 
 from app import charts
+from trainer.settings import Settings
 
 
 def parsed(svg: str) -> ElementTree.Element:
@@ -32,7 +35,9 @@ def test_a_long_curve_is_thinned_and_keeps_its_mean() -> None:
     points = [(float(step), math.sin(step)) for step in range(100_000)]
     few = charts.thin(points)
     assert 300 < len(few) <= charts.MOST_POINTS
-    assert sum(y for _, y in few[:-1]) / len(few[:-1]) == pytest.approx(sum(y for _, y in points) / len(points), abs=1e-3)
+    assert sum(y for _, y in few[:-1]) / len(few[:-1]) == pytest.approx(
+        sum(y for _, y in points) / len(points), abs=1e-3
+    )
     assert [x for x, _ in few] == sorted(x for x, _ in few)
 
 
@@ -93,7 +98,53 @@ def test_the_pointer_can_read_the_numbers() -> None:
 
 
 @pytest.mark.parametrize(
-    ("value", "text"), [(1e-4, "1e-4"), (2.5e-5, "2.5e-5"), (0, "0"), (1.0, "1"), (0.05, "0.05"), (1.234567e-4, "1.23e-4")]
+    ("value", "text"),
+    [(1e-4, "1e-4"), (2.5e-5, "2.5e-5"), (0, "0"), (1.0, "1"), (0.05, "0.05"), (1.234567e-4, "1.23e-4")],
 )
 def test_rates_are_written_as_people_write_them(value: float, text: str) -> None:
     assert charts.rate(value) == text
+
+
+def test_the_schedule_is_drawn_from_the_formula_that_trains() -> None:
+    settings = Settings(lr_scheduler="linear", lr_warmup=10, learning_rate=1e-4)
+    svg = charts.schedule_plot(settings, 101)
+    heights = [1000 - y for _, y in line(svg, "loom-bold loom-group-0")]
+    assert heights[0] == 0
+    assert heights.index(max(heights)) == 10
+    fall = [a - b for a, b in itertools.pairwise(heights[10:])]
+    assert fall == pytest.approx([fall[0]] * len(fall), abs=0.11)
+    assert "over 1e-4" in (parsed(svg).findtext("desc") or "")
+
+
+def test_the_text_encoder_has_a_line_of_its_own_where_it_differs() -> None:
+    def lines(**values: object) -> list[str | None]:
+        svg = charts.schedule_plot(Settings(lr_scheduler="constant", **values), 200)
+        return [item.get("class") for item in parsed(svg).iter("polyline")]
+
+    assert len(lines()) == 1
+    assert len(lines(text_encoder_lr=5e-5)) == 2
+    assert len(lines(stop_text_encoder_training=50)) == 2
+    svg = charts.schedule_plot(Settings(lr_scheduler="constant", stop_text_encoder_training=50), 200)
+    heights = [1000 - y for _, y in line(svg, "loom-bold loom-group-1")]
+    assert [height > 0 for height in heights] == [True] * 100 + [False] * 100
+
+
+def test_no_steps_no_schedule() -> None:
+    assert charts.schedule_plot(Settings(), 0) == ""
+    assert charts.schedule_curve([]) == ""
+    parsed(charts.schedule_plot(Settings(), 1))
+
+
+def test_a_very_long_schedule_has_few_points_with_the_first_and_the_last() -> None:
+    svg = charts.schedule_plot(Settings(lr_scheduler="cosine", lr_warmup=0), 1_000_000)
+    points = line(svg, "loom-bold loom-group-0")
+    assert len(points) == charts.MOST_POINTS
+    assert (points[0][0], points[-1][0]) == (0, 1000)
+
+
+def test_buckets_are_bars_as_long_as_their_counts() -> None:
+    svg = charts.bucket_chart({(512, 512): 10, (768, 512): 5})
+    shares = [float(found) for found in re.findall(r"\* ([0-9.]+)\)", svg)]
+    assert shares == [1.0, 0.5]
+    assert [text.text for text in parsed(svg).iter("text")] == ["512 × 512", "10", "768 × 512", "5"]
+    assert charts.bucket_chart({}) == ""

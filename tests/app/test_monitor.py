@@ -2,22 +2,26 @@
 
 import dataclasses
 import html.parser
+import json
 import subprocess
 import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import gradio as gr
 import pytest
 
-from app import history, monitor, runpanel, runs
-from app.runpanel import View
+from app import history, monitor, output, runpanel, runs, words
+from app.ending import ending
 from app.story import story
+from app.view import View, view_of
 from tests.app import fakerun
 from trainer import runfolder
 from trainer.events import Ended, Item, Note, Sample, Saved, Step
+from trainer.jobs import jobs
 from trainer.report import Reporter
 from trainer.training import Training
 
@@ -41,7 +45,7 @@ def finished(work: Path) -> Path:
 
 def seen(folder: Path) -> View:
     runs.forget()
-    view = monitor.view_of(folder.name)
+    view = view_of(folder.name)
     assert view is not None
     return view
 
@@ -71,7 +75,16 @@ def verbs(folder: Path) -> list[str]:
 
 def training(folder: Path, **status: object) -> View:
     """A view of a run that trains, with a status as the reporter writes it."""
-    said = {"phase": "training", "step": 96, "steps": 240, "epoch": 2, "epochs": 4, "rate": 4.1, "eta": 35.2, "heartbeat": time.time()}
+    said = {
+        "phase": "training",
+        "step": 96,
+        "steps": 240,
+        "epoch": 2,
+        "epochs": 4,
+        "rate": 4.1,
+        "eta": 35.2,
+        "heartbeat": time.time(),
+    }
     return View(folder.name, "train", "cat", "running", folder, {**said, **status})
 
 
@@ -108,7 +121,7 @@ def test_a_finished_run_says_what_came_out_and_where(work: Path, finished: Path)
     assert "finished" in said
     assert "gribble.safetensors (1.2 MB) is in" in said
     assert str(work / "out") in said
-    assert "/loom/file?path=" in runpanel.ending(seen(finished))
+    assert "/loom/file?path=" in ending(seen(finished))
     assert verbs(finished) == []
 
 
@@ -124,7 +137,11 @@ def test_a_failed_run_says_why_what_to_do_and_its_last_words() -> None:
     folder = fakerun.new_run()
     with Reporter(folder, "train", "cat") as report:
         fakerun.log_line(folder, "<script>alert('log')</script>")
-        report(Ended(state="failed", step=7, reason="The graphics card ran out of memory.", advice="Lower Train batch size."))
+        report(
+            Ended(
+                state="failed", step=7, reason="The graphics card ran out of memory.", advice="Lower Train batch size."
+            )
+        )
     said = panel(folder)
     assert "Failed" in said
     assert "The graphics card ran out of memory. Lower Train batch size." in said
@@ -139,7 +156,10 @@ def test_a_run_that_was_killed_is_interrupted_and_can_resume(work: Path, monkeyp
         "f.save_state(r, 30); r.flush(); print('ready', flush=True); import time; time.sleep(600)"  # fmt: skip
     folder = fakerun.new_run()
     with subprocess.Popen(
-        [sys.executable, "-c", code.format(str(folder))], stdout=subprocess.PIPE, cwd=Path(__file__).parents[2], text=True
+        [sys.executable, "-c", code.format(str(folder))],
+        stdout=subprocess.PIPE,
+        cwd=Path(__file__).parents[2],
+        text=True,
     ) as child:
         assert child.stdout is not None
         while child.stdout.readline().strip() != "ready":
@@ -152,7 +172,7 @@ def test_a_run_that_was_killed_is_interrupted_and_can_resume(work: Path, monkeyp
     assert "step 30: loss" in said
     assert "Resume goes on from the state saved at step 30." in said
     assert verbs(folder) == ["continue"]
-    follower = monitor.perform("continue", folder.name, {})
+    follower = monitor.do("continue", folder.name)
     assert follower is not None
     settings = runfolder.read_json(runs.find(follower) / runfolder.SETTINGS)  # type: ignore[operator]
     assert settings["resume"] == str(folder / "state" / "step-000030")
@@ -167,7 +187,7 @@ def test_a_stopped_run_is_stopped_at_its_step_and_resumes() -> None:
         report(Ended(state="stopped", step=20))
     # The process of this test is alive; that of the run would be gone.
     view = dataclasses.replace(seen(folder), state="stopped", resumable=True)
-    assert text({"": runpanel.ending(view)}) == "Stopped at step 20 of 60. Everything is saved; Resume goes on from there."
+    assert text({"": ending(view)}) == "Stopped at step 20 of 60. Everything is saved; Resume goes on from there."
     assert [verb for verb, _, _, when in runpanel.ACTIONS if when(view)] == ["continue"]
 
 
@@ -190,7 +210,7 @@ def test_notes_begin_with_what_is_wrong() -> None:
         report(Note(text="all is well"))
         report(Note(text="this is not", level="warning"))
         report(Note(text="this is not", level="warning"))
-    said = text({"": runpanel.notes(seen(folder))})
+    said = text({"": output.notes(seen(folder))})
     assert said == "this is not 1 more note all is well"
 
 
@@ -210,7 +230,13 @@ def test_everything_a_run_wrote_is_text() -> None:
     view = seen(folder)
     for state in ("running", "queued", "stopping", "stopped", "failed", "interrupted", "finished"):
         shown = dataclasses.replace(
-            view, state=state, name=evil, ahead=[evil], busy_with=evil, outcome={"reason": evil, "advice": evil}, stopping_for=99
+            view,
+            state=state,
+            name=evil,
+            ahead=[evil],
+            busy_with=(evil, evil),
+            outcome={"reason": evil, "advice": evil},
+            stopping_for=99,
         )
         whole = "".join(runpanel.render(shown).values())
         assert "<script" not in whole, state
@@ -235,18 +261,33 @@ def assert_well_formed(whole: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("seconds", "said"), [(0, "0 s"), (89.6, "2 min"), (35.2, "35 s"), (200, "3 min"), (3600, "1 h"), (4800, "1 h 20 min"), (183_600, "2 d 3 h")]
+    ("seconds", "said"),
+    [
+        (0, "0 s"),
+        (89.6, "2 min"),
+        (35.2, "35 s"),
+        (200, "3 min"),
+        (3600, "1 h"),
+        (4800, "1 h 20 min"),
+        (183_600, "2 d 3 h"),
+    ],
 )
 def test_durations(seconds: float, said: str) -> None:
-    assert runpanel.duration(seconds) == said
+    assert words.duration(seconds) == said
 
 
-@pytest.mark.parametrize(("count", "said"), [(12, "12 bytes"), (912_000, "912 KB"), (19_100_000, "19 MB"), (2_130_000_000, "2.1 GB")])
+@pytest.mark.parametrize(
+    ("count", "said"), [(12, "12 bytes"), (912_000, "912 KB"), (19_100_000, "19 MB"), (2_130_000_000, "2.1 GB")]
+)
 def test_sizes(count: int, said: str) -> None:
-    assert runpanel.size_of(count) == said
+    assert words.size_of(count) == said
 
 
 # What it sends.
+
+
+def answer(run: str, have: dict[str, Any]) -> list[Any]:
+    return monitor.updates(monitor.told_of_run(run), have)
 
 
 def skipped(update: object) -> bool:
@@ -254,7 +295,7 @@ def skipped(update: object) -> bool:
 
 
 def test_an_empty_page_teaches() -> None:
-    value, have, _ = monitor.answer("", {})
+    value, have, _ = answer("", {})
     assert "No runs yet. Press Start training, or run the demo." in value["parts"]["head"]
     assert have["run"] == ""
 
@@ -279,33 +320,39 @@ def test_only_what_changed_is_sent() -> None:
 def fresh(folder: Path, have: dict[str, Any]) -> list[Any]:
     runs.forget()
     monitor.forget()
-    return monitor.answer(folder.name, have)
+    return answer(folder.name, have)
 
 
 def test_another_run_is_sent_whole(work: Path, finished: Path) -> None:
-    _, have, _ = monitor.answer(finished.name, {})
+    _, have, _ = answer(finished.name, {})
     other = fakerun.new_run(name="other")
-    value, _, _ = monitor.answer(other.name, have)
+    value, _, _ = answer(other.name, have)
     assert value["run"] == other.name
     assert set(value["parts"]) == set(value["order"])
 
 
-def test_a_page_process_that_starts_anew_says_the_same(finished: Path) -> None:
-    _, have, _ = monitor.answer(finished.name, {})
-    code = "import sys; from app import monitor; print([sorted(x) for x in [monitor.answer(sys.argv[1], eval(sys.argv[2]))[0]]])"
-    done = subprocess.run(
-        [sys.executable, "-c", code, finished.name, repr(have)], capture_output=True, text=True, cwd=Path(__file__).parents[2], check=True
-    )
-    assert done.stdout.strip() == "[['__type__']]"  # nothing to send
+ANEW = """
+import json, sys
+from app import monitor
+panel, have, timer = monitor.updates(monitor.told_of_run(sys.argv[1]), json.loads(sys.argv[2]))
+print(sorted(panel), [name for name in ("torch", "diffusers", "transformers", "peft") if name in sys.modules])
+"""
+
+
+def test_a_page_process_that_starts_anew_has_nothing_new_to_say_and_needs_no_torch(finished: Path) -> None:
+    _, have, _ = answer(finished.name, {})
+    command = [sys.executable, "-c", ANEW, finished.name, json.dumps(have)]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=Path(__file__).parents[2], check=True)
+    assert done.stdout.strip() == "['__type__'] []"
 
 
 def test_the_page_looks_less_often_when_nothing_goes_on(finished: Path) -> None:
-    _, have, timer = monitor.answer(finished.name, {})
+    _, have, timer = answer(finished.name, {})
     assert timer.value == monitor.SLOW
     assert have["pace"] == monitor.SLOW
     going = fakerun.new_run()
     with Reporter(going, "train", "cat"):
-        assert monitor.answer(going.name, have)[2].value == monitor.FAST
+        assert answer(going.name, have)[2].value == monitor.FAST
 
 
 def test_without_a_chosen_run_the_one_that_is_on_is_shown(finished: Path) -> None:
@@ -322,20 +369,31 @@ def test_without_a_chosen_run_the_one_that_is_on_is_shown(finished: Path) -> Non
         assert monitor.newest(only=("caption-basic",)) == ""
 
 
-def test_a_run_that_is_gone_is_no_error(finished: Path) -> None:
-    value, _, _ = monitor.answer("no-such-run", {})
-    assert "No runs yet" in value["parts"]["head"]
+def test_instead_of_a_run_that_is_gone_the_newest_is_shown(finished: Path) -> None:
+    value, have, _ = answer("no-such-run", {})
+    assert have["run"] == finished.name
+    assert "my gribble" in value["parts"]["head"]
 
 
 # What the buttons do.
 
 
-@pytest.mark.parametrize(("verb", "word"), [("stop", "stop"), ("pause", "pause"), ("unpause", "resume"), ("save", "save"), ("sample", "sample"), ("kill", "kill")])
+@pytest.mark.parametrize(
+    ("verb", "word"),
+    [
+        ("stop", "stop"),
+        ("pause", "pause"),
+        ("unpause", "resume"),
+        ("save", "save"),
+        ("sample", "sample"),
+        ("kill", "kill"),
+    ],
+)
 def test_buttons_leave_a_command(verb: str, word: str) -> None:
     folder = fakerun.new_run()
     with Reporter(folder, "train", "cat") as report:
         report.phase("training")
-        assert monitor.perform(verb, folder.name, {}) is None
+        assert monitor.do(verb, folder.name) is None
         assert [path.stem for path in (folder / runfolder.CONTROL).iterdir()] == [word]
 
 
@@ -362,26 +420,52 @@ def test_stop_now_is_offered_when_stopping_takes_long_and_says_what_it_costs(wor
         assert "Stop now" not in runpanel.actions(dataclasses.replace(view, stopping_for=3))
         shown = runpanel.actions(dataclasses.replace(view, stopping_for=30))
         assert "Stop now" in shown
-        assert "11 steps since the last saved state are lost" in shown
+        assert "11 steps since the last saved state will be lost" in shown
 
 
 def test_a_waiting_run_says_what_comes_first_and_can_be_taken_out(work: Path) -> None:
-    first, second = (runs.queue_run("train", monitor.jobs()["train"].Settings(), name) for name in ("first", "second"))
+    first, second = (runs.queue_run("train", jobs()["train"].Settings(), name) for name in ("first", "second"))
     runs.forget()
     said = panel(runs.find(second))  # type: ignore[arg-type]
     assert "next in the queue, after first" in said
-    monitor.perform("unqueue", second, {})
+    monitor.do("unqueue", second)
     runs.forget()
     assert runs.snapshot(second).state == "stopped"  # type: ignore[union-attr]
     assert runs.snapshot(first).state == "queued"  # type: ignore[union-attr]
 
 
+def test_a_run_that_is_over_leads_to_the_one_that_is_on(finished: Path) -> None:
+    going = fakerun.new_run(name="the next")
+    with Reporter(going, "train", "the next"):
+        said = panel(finished)
+        assert "the next is running now. Show it" in said
+    assert monitor.do("show", going.name) == going.name
+
+
+def test_sample_now_is_offered_where_there_are_prompts() -> None:
+    for prompts, offered in (("a cat", True), ("  \n", False)):
+        folder = fakerun.new_run(sample_prompts=prompts)
+        with Reporter(folder, "train", "cat") as report:
+            report.phase("training")
+            assert ("sample" in verbs(folder)) is offered
+
+
+def test_tensorboard_is_not_started_for_a_browser_elsewhere(finished: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    said: list[str] = []
+    monkeypatch.setattr(gr, "Warning", said.append)
+    (finished / "logs").mkdir()
+    request: Any = SimpleNamespace(headers={"host": "192.168.1.5:7860"})
+    monitor.do("tensorboard", finished.name, request)
+    assert said == ["TensorBoard opens on the machine of this page only."]
+    assert not (finished / "tensorboard.txt").exists()
+
+
 def test_a_wrong_button_or_run_changes_nothing(finished: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     said: list[str] = []
     monkeypatch.setattr(gr, "Warning", said.append)
-    assert monitor.perform("no such verb", finished.name, {}) is None
-    assert monitor.perform("stop", "../../etc", {}) is None
-    assert monitor.perform("continue", finished.name, {}) is None
+    assert monitor.do("no such verb", finished.name) is None
+    assert monitor.do("stop", "../../etc") is None
+    assert monitor.do("continue", finished.name) is None
     assert len(said) == 2
     assert "start it again" in said[1]
 
@@ -390,7 +474,7 @@ def test_a_run_that_cannot_start_again_says_why(finished: Path, monkeypatch: pyt
     said: list[str] = []
     monkeypatch.setattr(gr, "Warning", said.append)
     before = len(runs.list_runs())
-    assert monitor.perform("again", finished.name, {}) is None  # no folders are set
+    assert monitor.do("again", finished.name) is None  # no folders are set
     assert said
     assert said[0].startswith("Not started.")
     assert len(runs.list_runs()) == before
@@ -401,7 +485,7 @@ def test_a_run_that_cannot_start_again_says_why(finished: Path, monkeypatch: pyt
 
 def test_the_list_shows_all_runs_newest_first_and_the_queue_in_order(finished: Path) -> None:
     time.sleep(0.01)
-    queued = [runs.queue_run("train", monitor.jobs()["train"].Settings(), name) for name in ("second", "third")]
+    queued = [runs.queue_run("train", jobs()["train"].Settings(), name) for name in ("second", "third")]
     runs.forget()
     parts = history.render(finished.name, with_use=True)
     said = text(parts)
@@ -416,9 +500,9 @@ def test_deleting_can_be_undone() -> None:
     folder = fakerun.new_run()
     (folder / runfolder.OUTCOME).write_text('{"state": "failed", "code": 1}', encoding="utf-8")
     runs.forget()
-    monitor.perform("delete", "", {"run": folder.name})
+    monitor.do("delete", folder.name)
     assert "Undo" in text(history.render("", deleted=folder.name))
-    assert monitor.perform("restore", "", {"run": folder.name}) == folder.name
+    assert monitor.do("restore", folder.name) == folder.name
     assert folder.name in history.render("")["runs"]
 
 
@@ -431,12 +515,6 @@ def test_two_panels_can_be_built_on_one_page() -> None:
         monitor.run_panel(run, only=("caption-basic",), empty="Nothing yet.")
     assert len(connected) == 1
     assert page.fns
-
-
-def test_the_page_needs_no_torch() -> None:
-    code = "import sys; import app.monitor; print([name for name in ('torch', 'diffusers', 'transformers', 'peft') if name in sys.modules])"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=Path(__file__).parents[2], check=True)
-    assert done.stdout.strip() == "[]"
 
 
 def test_a_story_of_many_steps_is_told_quickly_enough_to_be_polled(work: Path) -> None:

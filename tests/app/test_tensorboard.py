@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import pytest
 
 from app import tensorboard
-from app.runpanel import View
+from app.view import View
 from tests.app import fakerun
 
 

@@ -9,11 +9,15 @@ from app import wall
 from trainer.events import Sample
 
 
-def samples(folder: Path, *places: tuple[int, int], prompt: str = "a cat") -> dict[tuple[int, int], tuple[Path, Sample]]:
+def samples(
+    folder: Path, *places: tuple[int, int], prompt: str = "a cat"
+) -> dict[tuple[int, int], tuple[Path, Sample]]:
     return {
         (step, index): (
             folder,
-            Sample(step=step, epoch=0, index=index, prompt=prompt, seed=7, path=f"samples/{step}-{index}.png", time=5.0),
+            Sample(
+                step=step, epoch=0, index=index, prompt=prompt, seed=7, path=f"samples/{step}-{index}.png", time=5.0
+            ),
         )
         for step, index in places
     }
@@ -23,7 +27,12 @@ def test_a_row_a_prompt_and_a_column_a_step(tmp_path: Path) -> None:
     html = wall.wall(samples(tmp_path, (0, 0), (0, 1), (40, 0), (40, 1)))
     assert re.findall(r'<th scope="col"[^>]*>(\d+)<', html) == ["0", "40"]
     assert html.count("<tr data-key") == 2
-    assert re.findall(r'data-step="(\d+)" data-index="(\d+)"', html) == [("0", "0"), ("40", "0"), ("0", "1"), ("40", "1")]
+    assert re.findall(r'data-step="(\d+)" data-index="(\d+)"', html) == [
+        ("0", "0"),
+        ("40", "0"),
+        ("0", "1"),
+        ("40", "1"),
+    ]
 
 
 def test_a_sample_that_is_missing_leaves_its_place_free(tmp_path: Path) -> None:

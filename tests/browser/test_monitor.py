@@ -110,13 +110,16 @@ def step(page: Page) -> int:
 
 def wait_for_step(page: Page, least: int) -> int:
     page.wait_for_function(
-        "(least) => Number(/step (\\d+)/.exec(document.querySelector('.loom-run-line')?.textContent)?.[1] || 0) >= least", arg=least
+        "(least) => Number(/step (\\d+)/.exec(document.querySelector('.loom-run-line')?.textContent)?.[1] || 0) >= least",
+        arg=least,
     )
     return step(page)
 
 
 def state(page: Page, word: str) -> None:
-    page.wait_for_function("(word) => document.querySelector('.loom-run-panel .loom-run-state')?.textContent === word", arg=word)
+    page.wait_for_function(
+        "(word) => document.querySelector('.loom-run-panel .loom-run-state')?.textContent === word", arg=word
+    )
 
 
 def press(page: Page, name: str) -> None:
@@ -262,7 +265,9 @@ def test_captions_come_with_their_pictures_newest_first(site: Site, browser_page
     texts = page.locator(".loom-results li p:first-child").all_inner_texts()
     assert texts[0] == "a drawing of a <i>shape</i>, number 7"
     assert texts[-1].endswith("number 0")
-    page.wait_for_function("[...document.querySelectorAll('.loom-results img')].filter((image) => image.naturalWidth > 0).length >= 3")
+    page.wait_for_function(
+        "[...document.querySelectorAll('.loom-results img')].filter((image) => image.naturalWidth > 0).length >= 3"
+    )
     assert page.locator("details.loom-note summary").inner_text() == "1 picture was left out"
 
 

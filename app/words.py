@@ -1,0 +1,44 @@
+"""Numbers as people say them, for the page: 35 s, 19 MB, 4.1 it/s. (no gradio)"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+
+def duration(seconds: float) -> str:
+    """As in 35 s, 3 min, 1 h 20 min, 2 d 3 h: what does not matter is left out."""
+    seconds = max(0, round(seconds))
+    if seconds < 90:
+        return f"{seconds} s"
+    minutes = round(seconds / 60)
+    if minutes < 60:
+        return f"{minutes} min"
+    hours, minutes = divmod(minutes, 60)
+    if hours < 24:
+        return f"{hours} h {minutes} min" if minutes else f"{hours} h"
+    return f"{hours // 24} d {hours % 24} h"
+
+
+def size_of(count: int) -> str:
+    """Bytes as "912 KB", "19 MB", "2.1 GB"."""
+    for unit, size in (("GB", 1e9), ("MB", 1e6), ("KB", 1e3)):
+        if count >= size:
+            number = count / size
+            return f"{number:.1f} {unit}" if number < 10 else f"{number:.0f} {unit}"
+    return f"{count} bytes"
+
+
+def speed(rate: float) -> str:
+    """Steps per second as "4.1 it/s", or "3.2 s/it" for slow ones."""
+    return f"{rate:.1f} it/s" if rate >= 1 else f"{1 / rate:.1f} s/it"
+
+
+def counted(counts: Mapping[str, int]) -> str:
+    """As in "5 written, 1 unreadable"."""
+    return ", ".join(f"{count} {status}" for status, count in counts.items())
+
+
+def listed(names: Iterable[str]) -> str:
+    """As in "one, two and three"; there must be one."""
+    *before, last = names
+    return f"{', '.join(before)} and {last}" if before else last
