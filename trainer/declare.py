@@ -138,8 +138,8 @@ class Section(BaseModel):
 
     def public(self) -> dict[str, Any]:
         """The values as JSON keeps them, without secrets."""
-        secrets = {item.name for item in settings_of(type(self)) if item.about.secret}
-        return {key: value for key, value in self.model_dump().items() if key not in secrets}
+        values = self.model_dump()
+        return {item.name: values[item.name] for item in settings_of(type(self)) if not item.about.secret}
 
 
 @cache
