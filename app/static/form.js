@@ -44,6 +44,10 @@ window.loom = (() => {
     const missing = form.names.filter((key) => !control(block(form, key)));
     if (missing.length && tries < 300) return requestAnimationFrame(() => decorate(form, tries + 1));
     form.names.forEach((key) => dress(form, key));
+    document.querySelectorAll(`[id^="${form.name}--"] .loom-more`).forEach((more) => {
+      unfold(more, isOpen(more));
+      more.closest(".loom-section").querySelector(".loom-folded").addEventListener("beforematch", () => unfold(more, true));
+    });
     form.dressed = true;
     if (early[form.name]) values(form.name, early[form.name]);
     listeners.forEach((listener) => listener("form", form));
@@ -273,17 +277,21 @@ window.loom = (() => {
     if (folded) unfold(folded.closest(".loom-section").querySelector(".loom-more"), true);
     loom.open?.(node);
   }
+  /* Closed folds and tabs stay findable with Ctrl+F where the browser can do that. */
+  const closed = "onbeforematch" in document.documentElement ? "until-found" : "";
   function unfold(button, open) {
+    const folded = button.closest(".loom-section").querySelector(".loom-folded");
     button.setAttribute("aria-expanded", String(open));
-    button.closest(".loom-section").classList.toggle("is-unfolded", open);
+    open ? folded.removeAttribute("hidden") : folded.setAttribute("hidden", closed);
   }
+  const isOpen = (button) => button.getAttribute("aria-expanded") === "true";
   document.addEventListener("click", (event) => {
     const more = event.target.closest?.(".loom-more");
-    if (more) unfold(more, more.getAttribute("aria-expanded") !== "true");
+    if (more) unfold(more, !isOpen(more));
   });
 
   return {
-    forms, form, values, apply, taken, ready, ticket, receive, jump, reveal, type, element, remember, recall, sentence, browser, differs, applies, block,
+    forms, form, values, apply, taken, ready, ticket, receive, jump, reveal, closed, type, element, remember, recall, sentence, browser, differs, applies, block,
     listen: (listener) => listeners.push(listener),
     check: (name) => check(forms[name]),
   };

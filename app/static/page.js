@@ -2,7 +2,6 @@
 
 (() => {
   const { element, remember, recall, forms } = loom;
-  const untilFound = "onbeforematch" in document.documentElement;
 
   /* Tabs: buttons with role=tab; the panel is the element that aria-controls names. Closed panels stay findable with Ctrl+F. */
 
@@ -15,7 +14,7 @@
       const on = other === tab, panel = panelOf(other);
       other.setAttribute("aria-selected", String(on));
       other.tabIndex = on ? 0 : -1;
-      if (panel) on ? panel.removeAttribute("hidden") : panel.setAttribute("hidden", untilFound ? "until-found" : "");
+      if (panel) on ? panel.removeAttribute("hidden") : panel.setAttribute("hidden", loom.closed);
     }
     remember(`loom.tab.${tab.closest("[role=tablist]").dataset.tabs}`, tab.dataset.panel);
     document.body.dataset[`tab${tab.closest("[role=tablist]").dataset.tabs}`] = tab.dataset.panel;
@@ -232,7 +231,7 @@
 
   document.addEventListener("keydown", (event) => {
     if (event.key === "Enter" && (event.ctrlKey || event.metaKey) && !document.querySelector("dialog[open]")) {
-      const start = [...document.querySelectorAll(".loom-start")].find((button) => button.checkVisibility ? button.checkVisibility() : button.offsetParent);
+      const start = [...document.querySelectorAll(".loom-start, .loom-panel .loom-buttons .loom-main")].find((button) => button.checkVisibility ? button.checkVisibility() : button.offsetParent);
       if (start) { event.preventDefault(); start.click(); }
     } else if (event.key === "/" && !event.target.closest?.("input, textarea, [contenteditable]") && !document.querySelector("dialog[open]")) {
       event.preventDefault();

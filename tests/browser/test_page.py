@@ -268,6 +268,16 @@ def test_search_jumps_to_the_tab_and_field(page: Page) -> None:
     assert "No setting matches" in page.locator("#loom-found").inner_text()
 
 
+def test_what_the_browser_s_own_search_finds_is_opened(page: Page) -> None:
+    folded = page.locator("#train--Network .loom-folded")
+    assert folded.get_attribute("hidden") == "until-found"
+    assert page.locator("#panel-parameters").get_attribute("hidden") == "until-found"
+    for hidden in ("#panel-parameters", "#train--Network .loom-folded"):  # what Chromium does on Ctrl+F
+        page.locator(hidden).dispatch_event("beforematch", {"bubbles": True})
+    field(page, "scale_weight_norms").wait_for(state="visible")
+    assert page.locator("#train--Network .loom-more").get_attribute("aria-expanded") == "true"
+
+
 def test_conditions_show_and_hide_and_never_write(page: Page) -> None:
     reveal(page, "LoRA_type")
     rank = page.locator("#train-conv_dim")
