@@ -17,11 +17,11 @@ from trainer.demo.pictures import Scene, caption, draw, scenes
 from trainer.demo.team import Clock, Team, learning_rate, save
 from trainer.demo.vae import to_tensor
 
-BATCH = 16  # pictures per process and step
+BATCH = 8  # pictures per process and step
 PEAK_RATE = 1e-3
 AVERAGE_EVERY = 8  # steps
-EMA_DECAY = 0.98  # per averaging
-PICTURES = 10_000  # different pictures per process
+EMA_DECAY = 0.95  # per averaging
+PICTURES = 5_000  # different pictures per process
 HELD_BACK = 256  # pictures the loss is measured on
 NO_CAPTION = 0.1  # share of empty captions, which classifier-free guidance needs
 OFFSET_NOISE, OFFSET_ABOVE = 0.3, 300
@@ -135,12 +135,11 @@ def remembered_latents(vae: AutoencoderKL, pictures: list[Scene], file: Path) ->
     return means, deviations
 
 
-def loss_weights(alphas_cumprod: torch.Tensor) -> torch.Tensor:
-    """The weight of each timestep's noise error, mean 1: min-SNR (Hang et al. 2023, equation 8) times a bounded 1/ᾱ,
-    which brings out high noise, where colours and places are decided."""
+def timestep_weights(alphas_cumprod: torch.Tensor) -> torch.Tensor:
+    """How much each timestep's noise error counts: min-SNR (Hang et al. 2023, equation 8) times a bounded 1/ᾱ, which
+    brings out high noise, where colours and places are decided. Timesteps are drawn in these proportions."""
     snr = alphas_cumprod / (1 - alphas_cumprod)
-    weights = snr.clamp(max=GAMMA) / snr * (1 / alphas_cumprod).clamp(max=MAX_HIGH_NOISE_WEIGHT)
-    return weights / weights.mean()
+    return snr.clamp(max=GAMMA) / snr * (1 / alphas_cumprod).clamp(max=MAX_HIGH_NOISE_WEIGHT)
 
 
 class Denoiser(torch.nn.Module):
@@ -153,7 +152,8 @@ class Denoiser(torch.nn.Module):
     def forward(self, noisy: torch.Tensor, timesteps: torch.Tensor, ids: torch.Tensor) -> torch.Tensor:
         """(n, 4, 16, 16), (n), (n, 77) -> (n, 4, 16, 16)."""
         context = self.text_encoder(ids).last_hidden_state
-        return self.unet(noisy, timesteps, context).sample
+        with torch.autocast("cpu", torch.bfloat16, enabled=self.training):
+            return self.unet(noisy, timesteps, context).sample.float()
 
 
 def draw_noise(shape: torch.Size, timesteps: torch.Tensor) -> torch.Tensor:
@@ -184,7 +184,9 @@ def held_back_loss(denoiser: Denoiser, pictures: list[Scene], latents: torch.Ten
     ids = torch.stack([token_ids(caption(scene, rng)) for scene in pictures])
     alpha = alphas[timesteps][:, None, None, None]
     noisy = alpha.sqrt() * latents.float() + (1 - alpha).sqrt() * noise
+    denoiser.eval()
     parts = [denoiser(*part) for part in zip(noisy.split(32), timesteps.split(32), ids.split(32), strict=True)]
+    denoiser.train()
     return functional.mse_loss(torch.cat(parts), noise).item()
 
 
@@ -221,20 +223,18 @@ def train_denoiser(team: Team, minutes: float, vae: AutoencoderKL, checkpoint: P
     torch.manual_seed(seed + done)
     data = batches(pictures, latents, np.random.default_rng([seed, done]))
     alphas = make_scheduler().alphas_cumprod
-    weights, recent = loss_weights(alphas), 0.0
+    weights, recent = timestep_weights(alphas), 0.0
     fraction = team.agree(clock.tick())
     for step in itertools.count(done + 1):
         for group in optimizer.param_groups:
             group["lr"] = learning_rate(PEAK_RATE, fraction)
         clean, ids = next(data)
-        timesteps = torch.randint(0, len(alphas), (BATCH,))
+        timesteps = torch.multinomial(weights, BATCH, replacement=True)
         noise = draw_noise(clean.shape, timesteps)
         alpha = alphas[timesteps][:, None, None, None]
         noisy = alpha.sqrt() * clean + (1 - alpha).sqrt() * noise  # equation 4 of Ho et al. 2020
-        with torch.autocast("cpu", torch.bfloat16):
-            predicted = denoiser(noisy, timesteps, ids)
-        errors = (predicted.float() - noise).square().mean((1, 2, 3))
-        loss = (weights[timesteps] * errors).mean()
+        predicted = denoiser(noisy, timesteps, ids)
+        loss = functional.mse_loss(predicted, noise)
         optimizer.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(denoiser.parameters(), 1.0)
@@ -243,9 +243,9 @@ def train_denoiser(team: Team, minutes: float, vae: AutoencoderKL, checkpoint: P
         if step % AVERAGE_EVERY == 0:
             team.average(denoiser.parameters())
             decay = min(EMA_DECAY, step / AVERAGE_EVERY / (10 + step / AVERAGE_EVERY))
-            torch._foreach_lerp_(average, list(denoiser.parameters()), 1 - decay)
+            torch._foreach_lerp_(average, [parameter.detach() for parameter in denoiser.parameters()], 1 - decay)
             fraction = team.agree(clock.tick())
-        if team.leads and (step % 400 == 0 or fraction == 1):
+        if team.leads and (step % 200 == 0 or fraction == 1):
             state = {"denoiser": denoiser.state_dict(), "optimizer": optimizer.state_dict(), "average": average}
             save(checkpoint, {**state, "seconds": clock.seconds, "steps": step})
             held = held_back_loss(denoiser, held_back, held_back_latents)

@@ -9,6 +9,7 @@ from PIL import Image, ImageDraw
 
 SIZE = 128  # pixels, the demo model's own resolution
 OVERSAMPLING = 3  # drawn larger and averaged down, so that edges are smooth
+SHIFT = 5  # things stand so many pixels from the middle at most: captions do not tell places
 JITTER = 12  # a "red" is this colour, give or take so many steps in each channel
 
 RGB = tuple[int, int, int]
@@ -159,8 +160,7 @@ def draw(scene: Scene) -> Image.Image:
     """The RGB picture of a scene, 128 x 128; the same scene always gives the same pixels."""
     rng = np.random.default_rng(scene.seed)
     radius = rng.uniform(*RADII[scene.size])
-    room = max(0.0, SIZE / 2 - 1.25 * radius - 3)
-    centre = SIZE / 2 + rng.uniform(-room, room), SIZE / 2 + rng.uniform(-room, room)
+    centre = SIZE / 2 + rng.uniform(-SHIFT, SHIFT), SIZE / 2 + rng.uniform(-SHIFT, SHIFT)
     return paint(
         centre, radius, shade(COLOURS[scene.background], rng), shade(COLOURS[scene.colour], rng), KINDS[scene.kind], rng
     )
