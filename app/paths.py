@@ -84,8 +84,9 @@ def listing(path: str, kind: str = "folder") -> dict[str, Any]:
 def _nearest(path: str) -> tuple[Path, str]:
     """The nearest existing, allowed folder at or above `path`, and why it is another one than asked for."""
     try:
-        wanted = Path(path.strip().strip('"')).expanduser() if path.strip() else _home()
-        asked = wanted if wanted.is_absolute() else (Path.cwd() / wanted).absolute()
+        asked = Path(path.strip().strip('"')).expanduser() if path.strip() else _home()
+        if not asked.is_absolute():
+            return _home(), f"{path} is not a whole path."
         folder = next(folder for folder in (asked, *asked.parents) if folder.is_dir())
     except (OSError, ValueError, RuntimeError, StopIteration):
         return _home(), f"{path} is not a folder here."
@@ -117,7 +118,7 @@ def _entries(folder: Path, kind: str) -> Iterator[dict[str, Any]]:
 
 
 def _contents(folder: Path) -> dict[str, int]:
-    """How many images and how many folders named N_name a folder holds directly."""
+    """How many images and folders named N_name a folder holds directly, and whether it is a diffusers model."""
     images = repeated = 0
     try:
         with os.scandir(folder) as found:
@@ -126,7 +127,7 @@ def _contents(folder: Path) -> dict[str, int]:
                 repeated += REPEATED.fullmatch(entry.name) is not None and entry.is_dir()
     except OSError:
         pass
-    return {"images": images, "repeated": repeated}
+    return {"images": images, "repeated": repeated, "model": (folder / "model_index.json").is_file()}
 
 
 def _places() -> list[dict[str, str]]:

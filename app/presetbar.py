@@ -13,7 +13,7 @@ from gradio.components import Component
 
 from app import paths, presets, runs
 from app.form import Form
-from app.training import fresh
+from app.training import first_visit, fresh
 from trainer.declare import validate
 from trainer.runfolder import SETTINGS
 from trainer.settings import Settings
@@ -140,7 +140,9 @@ def load_file(path: str, now: Mapping[str, Any], name: str = "") -> tuple[dict[s
         return None, _told(str(error), bad=True)
     values = dict(loaded.values)
     kept = ""
-    if presets.is_built_in(file) and not any(name in values for name in STAYS):
+    if presets.is_built_in(file) and file.stem == "demo":
+        values |= first_visit()
+    elif presets.is_built_in(file) and not any(name in values for name in STAYS):
         values |= {name: now[name] for name in STAYS if name in now}
         kept = " Your model and folders stay as they were."
     return values, _told(presets.report(name or file.stem, loaded, Settings), kept)

@@ -97,9 +97,12 @@ window.loom = (() => {
     button.textContent = "Browse";
     button.addEventListener("click", (event) => {
       event.preventDefault();
-      loom.pick({ kind: field.kind, path: input.value, title: field.label, server: form.server, chosen: (path) => type(input, path), back: button });
+      loom.pick({
+        kind: field.kind, path: String(form.values[key]), title: field.label, server: form.server, back: button,
+        chosen: (path) => apply(form.name, { [key]: path }),
+      });
     });
-    (input.closest(".input-container") || input.parentElement).append(button);
+    (input.closest(".input-container") || input.closest(".wrap") || input.parentElement).append(button);
   }
 
   /* Put text into an input as if it were typed. */

@@ -10,7 +10,8 @@
     dialog.querySelector("h2").textContent = wanted.title;
     dialog.dataset.kind = wanted.kind;
     dialog.showModal();
-    go(wanted.path || recall(`loom.place.${wanted.kind}`) || "");
+    const here = /^(~|[a-z]:)?[\\/]|^~$/i.test(wanted.path.trim()) ? wanted.path : "";
+    go(here || recall(`loom.place.${wanted.kind}`) || "");
   };
 
   function build() {
@@ -74,7 +75,7 @@
     }));
     const rows = shown.entries.map(row);
     part(".loom-entries").replaceChildren(...(rows.length ? rows : [element("li", { className: "is-empty", textContent: request.kind === "folder" ? "No folders in here." : "Nothing to choose in here." })]));
-    part(".loom-choose").hidden = request.kind === "file" && !shown.entries.some((entry) => entry.name === "model_index.json") && false;
+    part(".loom-choose").hidden = request.kind === "file" && !shown.model;
     part(".loom-contents").textContent = contents();
     if (!typed) (rows[0]?.firstChild || part(".loom-picker-path")).focus();
   }
@@ -92,6 +93,7 @@
   const many = (count, one, several) => `${count} ${count === 1 ? one : several}`;
   const contents = () => [
     shown.repeated ? many(shown.repeated, "folder named like 10_cat", "folders named like 10_cat") : "",
+    shown.model ? "a diffusers model" : "",
     shown.images ? many(shown.images, "image", "images") : "",
   ].filter(Boolean).join(", ");
 

@@ -176,6 +176,14 @@ def test_a_built_in_preset_leaves_model_and_folders_alone_and_a_saved_one_does_n
     assert values["train_data_dir"] == ""
 
 
+def test_the_demo_brings_its_pictures_and_a_place_for_the_result(workspace: Path) -> None:
+    values, _ = presetbar.load_file("demo", {"train_data_dir": "/my/cats"})
+    assert values is not None
+    assert values == training.first_visit()
+    assert any((workspace / "datasets").rglob("*.png"))
+    assert Path(values["train_data_dir"]).is_relative_to(workspace)
+
+
 @pytest.mark.parametrize("text", ["", "/no/such/file.json"])
 def test_a_file_that_cannot_be_loaded_changes_nothing(text: str) -> None:
     values, report = presetbar.load_file(text, {})
