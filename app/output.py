@@ -30,7 +30,9 @@ def loss(view: View) -> str:
     number = f"{now:.4f}" if math.isfinite(now) else "not a number"
     average = view.story.last.average if view.story.last else math.nan
     mean = f' <span class="loom-muted">average {average:.4f}</span>' if math.isfinite(average) else ""
-    rates = view.story.last.lr if view.story.last else {}
+    rates = dict(view.story.last.lr) if view.story.last else {}
+    if len(rates) > 1 and len(set(rates.values())) == 1:
+        rates = {"": next(iter(rates.values()))}
     shown = "".join(
         f'<span data-key="{escape(name)}">{escape(GROUPS.get(name, name))} <b>{charts.rate(float(value))}</b></span>'
         for name, value in rates.items()
@@ -54,8 +56,9 @@ def results(view: View) -> str:
         return ""
     shown, total = view.story.items, sum(view.story.counts.values())
     more = f'<p class="loom-muted">The newest {len(shown)} of {total}.</p>' if total > len(shown) else ""
+    counts = "" if view.over else f' <span class="loom-muted">{escape(counted(view.story.counts))}</span>'
     return (
-        f'<h3>Results <span class="loom-muted">{escape(counted(view.story.counts))}</span></h3>'
+        f"<h3>Results{counts}</h3>"
         f'<ul class="loom-results">{"".join(map(_result, reversed(shown)))}</ul>{more}'
     )
 

@@ -133,13 +133,15 @@ def test_a_run_is_never_lost_from_view(site: Site, browser_page: Page) -> None:
     before = wait_for_step(page, 5)
     page.reload()
     assert wait_for_step(page, before + 3)
-    other = show(page.context.new_page(), site)
+    context = page.context
+    other = show(context.new_page(), site)
     assert wait_for_step(other, before + 3)
     other.close()
+    page.close()
     site.kill()
     assert run.poll() is None
     site.open()
-    page.goto(site.url)
+    page = show(context.new_page(), site)
     after = wait_for_step(page, before + 10)
     assert wait_for_step(page, after + 3)
     assert page.locator(".loom-chart polyline.loom-bold").count() == 1
@@ -238,8 +240,8 @@ def test_samples_can_be_stepped_through_enlarged_and_compared(site: Site, browse
     assert "Step 60" in viewer.inner_text()
     viewer.get_by_label("Compare with step 0").check()
     first = viewer.locator(".loom-viewer-first")
-    assert first.is_visible()
     page.wait_for_function("document.querySelector('.loom-viewer-first').naturalWidth > 0")
+    assert first.is_visible()
     page.keyboard.press("Escape")
     assert not viewer.is_visible()
 
