@@ -57,10 +57,7 @@ def results(view: View) -> str:
     shown, total = view.story.items, sum(view.story.counts.values())
     more = f'<p class="loom-muted">The newest {len(shown)} of {total}.</p>' if total > len(shown) else ""
     counts = "" if view.over else f' <span class="loom-muted">{escape(counted(view.story.counts))}</span>'
-    return (
-        f"<h3>Results{counts}</h3>"
-        f'<ul class="loom-results">{"".join(map(_result, reversed(shown)))}</ul>{more}'
-    )
+    return f'<h3>Results{counts}</h3><ul class="loom-results">{"".join(map(_result, reversed(shown)))}</ul>{more}'
 
 
 def _result(item: Item) -> str:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import atexit
 import importlib.util
-import os
 import socket
 import subprocess
 import sys
@@ -100,28 +99,28 @@ def open_for(view: View) -> Board:
 
 
 def start(folder: Path, messages: Path) -> Board:
-    """Start a TensorBoard for `folder`, on loopback and a free port."""
+    """Start a TensorBoard for `folder`, on loopback and a free port; it ends with this process, however that ends."""
     port = free_port()
-    command = [
-        sys.executable,
-        "-m",
-        "tensorboard.main",
-        "--logdir",
-        str(folder),
-        "--host",
-        "127.0.0.1",
-        "--port",
-        str(port),
-    ]
+    options = ["--logdir", str(folder), "--host", "127.0.0.1", "--port", str(port)]
     own_group: dict[str, Any] = {"start_new_session": True}
     if sys.platform == "win32":
         own_group = {"creationflags": subprocess.CREATE_NEW_PROCESS_GROUP | subprocess.CREATE_NO_WINDOW}
-    quiet = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"}
     with messages.open("ab") as out:
         process = subprocess.Popen(
-            command, stdin=subprocess.DEVNULL, stdout=out, stderr=subprocess.STDOUT, env=quiet, **own_group
-        )
+            [sys.executable, "-c", UNTIL_STDIN_CLOSES, *options],
+            stdin=subprocess.PIPE, stdout=out, stderr=subprocess.STDOUT, **own_group,
+        )  # fmt: skip
     return Board(port, process)
+
+
+UNTIL_STDIN_CLOSES = """
+import os, sys, threading
+threading.Thread(target=lambda: (sys.stdin.buffer.read(), os._exit(0)), daemon=True).start()
+sys.argv[0] = "tensorboard"
+from tensorboard.main import run_main
+run_main()
+"""
+"""TensorBoard in a child that ends when the pipe from its parent closes: a killed parent closes it too."""
 
 
 def installed() -> bool:

@@ -1,10 +1,14 @@
 """TensorBoard: offered where it makes sense, on loopback only, one for a folder, gone with the page."""
 
+import subprocess
+import sys
 import time
 import urllib.request
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 
+import psutil
 import pytest
 
 from app import tensorboard
@@ -55,18 +59,21 @@ def test_captioning_has_no_tensorboard(view: View) -> None:
     assert tensorboard.offer(View(view.id, "blip", "cat", "running", view.folder)) == ""
 
 
+def wait_until(happened: Callable[[], bool], seconds: float = 90) -> None:
+    until = time.monotonic() + seconds
+    while not happened():
+        assert time.monotonic() < until
+        time.sleep(0.1)
+
+
 @pytest.mark.slow
 def test_it_starts_answers_is_reused_and_ends(view: View) -> None:
-    if not tensorboard.installed():
-        pytest.skip("TensorBoard is not installed")
     logs = view.folder / "logs"
     logs.mkdir()
     board = tensorboard.open_for(view)
     try:
         assert tensorboard.open_for(view) is board
-        until = time.monotonic() + 90
-        while not board.ready and board.alive and time.monotonic() < until:
-            time.sleep(0.2)
+        wait_until(lambda: board.ready or not board.alive)
         assert board.alive, (view.folder / "tensorboard.txt").read_text()
         with urllib.request.urlopen(f"http://127.0.0.1:{board.port}/", timeout=30) as page:
             assert b"TensorBoard" in page.read()
@@ -74,3 +81,19 @@ def test_it_starts_answers_is_reused_and_ends(view: View) -> None:
     finally:
         tensorboard.close_all()
     assert not board.alive
+
+
+@pytest.mark.slow
+def test_it_ends_with_a_page_that_is_killed(tmp_path: Path) -> None:
+    code = (
+        "import sys, time; from pathlib import Path; from app import tensorboard\n"
+        "board = tensorboard.start(Path(sys.argv[1]), Path(sys.argv[1]) / 'messages.txt')\n"
+        "print(board.process.pid, flush=True); time.sleep(600)"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", code, str(tmp_path)], stdout=subprocess.PIPE, text=True, cwd=Path(__file__).parents[2]
+    ) as page:
+        assert page.stdout is not None
+        child = psutil.Process(int(page.stdout.readline()))
+        page.kill()
+    wait_until(lambda: not child.is_running() or child.status() == psutil.STATUS_ZOMBIE, 30)
