@@ -288,7 +288,7 @@ def _why_not(path: Path, size: int, error: OSError) -> tuple[str, str]:
 
 def read_metadata(path: Path) -> dict[str, str]:
     """The metadata in the header of a .safetensors file, {} if there is none; raises `Broken` for other files."""
-    from trainer.models.identify import read_header
+    from trainer.models.headers import read_header
 
     header, _ = read_header(path)
     found = header.get("__metadata__", {})

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from tests.tiny import Listener, listener, tiny_sd15
-from trainer.models import hub, load_model
+from trainer.models import hub, identify, load_model
 from trainer.models.hub import needed
 from trainer.report import Failure
 from trainer.settings import Settings
@@ -56,8 +56,12 @@ def test_without_a_connection_it_says_what_to_get_and_where_to_put_it(
 ) -> None:
     monkeypatch.setenv("LOOM_WORKSPACE", str(tmp_path))
     settings = Settings(pretrained_model_name_or_path="runwayml/stable-diffusion-v1-5")
+    heard = Listener()
     with pytest.raises(Failure) as error:
-        load_model(settings, listener(), torch.device("cpu"), torch.float32)
+        load_model(settings, heard, torch.device("cpu"), torch.float32)  # type: ignore[arg-type]
+    assert heard.notes == [
+        "runwayml/stable-diffusion-v1-5 has moved; stable-diffusion-v1-5/stable-diffusion-v1-5 is used."
+    ]
     assert "stable-diffusion-v1-5/stable-diffusion-v1-5 could not be downloaded" in error.value.reason
     assert str(tmp_path / "models" / "stable-diffusion-v1-5") in error.value.advice
     assert "unet, vae, text_encoder" in error.value.advice
@@ -73,12 +77,23 @@ def test_the_place_it_names_is_where_it_looks(tmp_path: Path, monkeypatch: pytes
     assert model.source == tmp_path / "models" / "stable-diffusion-v1-5"
 
 
-def test_a_download_is_followed_and_used_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A hub made of a folder: what is asked for is copied, and counted in bytes."""
-    import huggingface_hub
+def test_only_configs_of_another_family_are_fetched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever asks for Stable Diffusion 2 by an unknown name need not wait for its weights to be told no."""
+    import json
 
     there = tiny_sd15(tmp_path / "there")
-    here = tmp_path / "here"
+    config = there / "unet" / "config.json"
+    config.write_text(json.dumps({**json.loads(config.read_text()), "use_linear_projection": True}))
+    asked = hub_of(there, tmp_path / "here", monkeypatch)
+    with pytest.raises(Failure, match=r"^some/thing is Stable Diffusion 2; only Stable Diffusion 1\.5 can"):
+        load_model(Settings(pretrained_model_name_or_path="some/thing"), listener(), torch.device("cpu"), torch.float32)
+    assert asked == ["model_index.json", "scheduler/scheduler_config.json", "unet/config.json"]
+
+
+def hub_of(there: Path, here: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """A hub made of the folder `there`: what is asked for is copied to `here`, and remembered in the returned list."""
+    import huggingface_hub
+
     files = {str(file.relative_to(there)).replace("\\", "/"): file for file in there.rglob("*") if file.is_file()}
     asked: list[str] = []
 
@@ -95,9 +110,18 @@ def test_a_download_is_followed_and_used_again(tmp_path: Path, monkeypatch: pyte
     info = SimpleNamespace(siblings=siblings, sha="1")
     monkeypatch.setattr(huggingface_hub, "HfApi", lambda: SimpleNamespace(model_info=lambda *a, **k: info))
     monkeypatch.setattr(huggingface_hub, "hf_hub_download", fetch)
+    return asked
+
+
+def test_a_download_is_followed_and_used_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import huggingface_hub
+
+    there, here = tiny_sd15(tmp_path / "there"), tmp_path / "here"
+    asked = hub_of(there, here, monkeypatch)
     heard = Listener()
     assert hub.download("somebody/something", heard) == here  # type: ignore[arg-type]
-    total = sum(files[name].stat().st_size for name in asked)
+    assert identify(str(here)).problem is None
+    total = sum((there / name).stat().st_size for name in asked)
     assert heard.phases[-1] == ("downloading model", total, total)
 
     monkeypatch.setattr(huggingface_hub, "snapshot_download", lambda *a, **k: str(here))

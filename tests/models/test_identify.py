@@ -1,6 +1,7 @@
 """What files, folders and names are found to be, and the sentence for each that cannot be trained on."""
 
 import json
+import random
 import struct
 from pathlib import Path
 
@@ -18,6 +19,10 @@ SD1 = {
     "first_stage_model.encoder.conv_in.weight": (2, 3, 3, 3),
     "cond_stage_model.transformer.text_model.embeddings.position_embedding.weight": (77, 2),
 }
+
+
+def odd(shape: object) -> dict[str, object]:
+    return {key: {"dtype": "F32", "shape": shape, "data_offsets": [0, 4]} for key in SD1}
 
 
 def written(path: Path, shapes: dict[str, tuple[int, ...]]) -> Path:
@@ -106,6 +111,33 @@ def test_files_that_are_no_model_at_all(tmp_path: Path) -> None:
         assert "not a model" in broken(tmp_path, "h.safetensors", data)
 
 
+@pytest.mark.parametrize("low", [0x09, 0x20, 0x3C, 0x4B, 0x50, 0x76, 0x80])
+def test_the_length_of_a_header_is_not_taken_for_something_else(tmp_path: Path, low: int) -> None:
+    """Its lowest byte may be that of a web page, a zip, or an old checkpoint."""
+    entry = {"data_offsets": [0, 4], "dtype": "F32", "shape": [1]}
+    header = json.dumps({"model.diffusion_model.x": entry}).encode()
+    length = next(number for number in range(len(header), 10_000) if number % 256 == low)
+    data = struct.pack("<Q", length) + header.ljust(length) + bytes(4)
+    assert broken(tmp_path, "a.safetensors", data) == (
+        "a.safetensors is a model of an unknown kind; only Stable Diffusion 1.5 can be trained."
+    )
+
+
+@pytest.mark.parametrize("name", ["a.safetensors", "a.ckpt"])
+def test_no_damage_is_too_odd_for_a_sentence(tmp_path: Path, name: str) -> None:
+    """Bytes of the header are changed at random: it is a model, or there is a problem; nothing is raised."""
+    data = tiny_single_file(tmp_path / name).read_bytes()
+    places = range(3000) if name.endswith("safetensors") else [*range(3000), *range(len(data) - 3000, len(data))]
+    rng = random.Random(0)
+    for _ in range(300):
+        changed_bytes = bytearray(data)
+        for _ in range(rng.choice((1, 3, 30))):
+            changed_bytes[rng.choice(places)] = rng.randrange(256)
+        (tmp_path / name).write_bytes(changed_bytes)
+        found = identify(str(tmp_path / name))
+        assert (found.problem is None) == (found.kind == "single" and found.family == "sd15")
+
+
 @pytest.mark.parametrize("kept", [0.001, 0.5, 0.999])
 def test_a_truncated_file_is_named(tmp_path: Path, kept: float) -> None:
     data = tiny_single_file(tmp_path / "whole.safetensors").read_bytes()
@@ -117,6 +149,12 @@ def test_a_truncated_file_is_named(tmp_path: Path, kept: float) -> None:
 def test_a_truncated_checkpoint_is_named(tmp_path: Path, kept: float) -> None:
     data = tiny_single_file(tmp_path / "whole.ckpt").read_bytes()
     assert broken(tmp_path, "cut.ckpt", data[: int(len(data) * kept)]).startswith("cut.ckpt is cut off or damaged")
+
+
+@pytest.mark.parametrize("shape", [[], [1], [2, 9], [1e400], ["x"], {"a": 1}, None, [[1]], [2, -9, 3, 3]])
+def test_odd_shapes_are_a_sentence(tmp_path: Path, shape: object) -> None:
+    header = json.dumps(odd(shape)).encode()
+    assert broken(tmp_path, "a.safetensors", struct.pack("<Q", len(header)) + header + bytes(4))
 
 
 def test_mislabelled_files_are_named(tmp_path: Path) -> None:
@@ -194,6 +232,7 @@ def test_a_folder_with_a_file_in_it_points_at_the_file(tmp_path: Path) -> None:
         ("stabilityai/stable-diffusion-2-1-base/blob/main/v2-1_512-ema-pruned", "sd2"),
         ("stabilityai/stable-diffusion-2", "sd2"),
         ("somebody/something", None),
+        ("somebody/stable-diffusion-v1-5-in-the-style-of-flux-xl", None),
     ],
 )
 def test_hub_names(name: str, family: str | None) -> None:
@@ -221,7 +260,9 @@ def test_models_of_the_workspace_are_found_by_name(tmp_path: Path, monkeypatch: 
     assert identify("runwayml/stable-diffusion-v1-5").path == models / "stable-diffusion-v1-5"
 
 
-@pytest.mark.parametrize("name", ["", "no such file.safetensors", "/no/such/folder", "a\0b", "x" * 5000])
+@pytest.mark.parametrize(
+    "name", ["", "~nobody/model", "no such file.safetensors", "/no/such/folder", "a\0b", "x" * 5000]
+)
 def test_nonsense_is_a_sentence(name: str) -> None:
     found = identify(name)
     assert found.problem

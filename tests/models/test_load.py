@@ -1,6 +1,7 @@
 """Loading the base model: every format gives the same parts, frozen; what cannot be loaded is a sentence."""
 
 import json
+import os
 import re
 from pathlib import Path
 
@@ -186,6 +187,9 @@ def test_the_embedded_configs_describe_the_full_model() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.skipif(
+    "LOOM_LARGE_TESTS" not in os.environ, reason="takes 2 GB of disk and of memory: set LOOM_LARGE_TESTS"
+)
 def test_a_file_of_real_size_loads_offline(tmp_path: Path) -> None:
     """2 GB of random half-precision weights with the key names of Stable Diffusion 1.5."""
     from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
@@ -214,3 +218,9 @@ def test_a_file_of_real_size_loads_offline(tmp_path: Path) -> None:
     adapter = attach(model, Settings(LoRA_type="Kohya LoCon", network_dim=4, conv_dim=4), listener())
     assert len(adapter.state_dict()) == 350 * 3
     assert len([key for key in adapter.state_dict() if re.match("lora_te_text_model_", key)]) == 72 * 3
+
+
+def test_the_demo_is_a_model_like_any_other() -> None:
+    model = load("demo")
+    assert (model.family, model.name, model.prediction_type) == ("sd15", "demo", "epsilon")
+    assert model.unet.config.layers_per_block == 2

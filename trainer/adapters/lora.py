@@ -99,17 +99,16 @@ class LoRA(Adapter):
         |B A|² is the sum of (Bᵀ B) ∘ (A Aᵀ), rank by rank: the update itself is never formed. Layers of one shape are
         done together and nothing is read back from the device.
         """
-        groups: dict[tuple[torch.Size, torch.Size], list[str]] = defaultdict(list)
-        for name in self.layers:
+        groups: dict[tuple[torch.Size, torch.Size, Size], list[str]] = defaultdict(list)
+        for name, size in self.sizes.items():
             weights = self.weights(name)
-            groups[weights[DOWN].shape, weights[UP].shape].append(name)
+            groups[weights[DOWN].shape, weights[UP].shape, size].append(name)
         norms = []
-        for names in groups.values():
+        for (*_, size), names in groups.items():
             down, up = ([self.weights(name)[key].data for name in names] for key in (DOWN, UP))
             A, B = torch.stack(down).flatten(2), torch.stack(up).flatten(2)
             squares = ((B.mT @ B) * (A @ A.mT)).sum((1, 2)).clamp(min=0)
-            scales = squares.new_tensor([self.sizes[name].alpha / self.sizes[name].rank for name in names])
-            n = squares.sqrt() * scales
+            n = squares.sqrt() * (size.alpha / size.rank)
             root = list((limit / n.clamp(min=limit)).sqrt().unbind())
             torch._foreach_mul_(down, root)
             torch._foreach_mul_(up, root)

@@ -9,7 +9,10 @@ from torch import Tensor
 
 from trainer.adapters.walk import Target, targets
 from trainer.declare import by_name
-from trainer.models.identify import FAMILY_NAMES, Broken, family_of, find, read_shapes
+from trainer.models import families
+from trainer.models.families import FAMILY_NAMES
+from trainer.models.headers import Broken, read_shapes
+from trainer.models.identify import find
 from trainer.models.tensors import read_tensors
 from trainer.report import Failure
 from trainer.settings import Settings
@@ -90,7 +93,7 @@ def _read(name: str) -> tuple[Path, dict[str, Tensor]]:
         raise _failure(f"there is no file {name}.", f"Choose a file, or empty {label(KEY)}.")
     try:
         format, shapes = read_shapes(path)
-        kind, what = family_of(shapes)
+        kind, what = families.of_file(shapes)
         if kind != "lora":
             called = FAMILY_NAMES.get(what, what)
             raise _failure(f"{path.name} is {called}, not a LoRA.", TYPE_ADVICE)

@@ -7,7 +7,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from trainer.models.identify import KEY, Identity, identify
+from trainer.models.identify import KEY, Identity, identify, identify_folder
 from trainer.report import Failure
 
 if TYPE_CHECKING:
@@ -75,14 +75,14 @@ def load_model(settings: "Settings", report: "Reporter", device: "torch.device",
     name = settings.pretrained_model_name_or_path
     report.phase("loading model")
     identity = identify(name)
-    if identity.kind == "hub":
-        from trainer.models.hub import download
-
-        identity = identify(str(download(identity.name, report)))
-    if identity.problem is not None:
-        raise Failure(identity.problem, identity.advice, key=KEY)
     if identity.note:
         report.note(identity.note, key=KEY)
+    if identity.kind == "hub" and identity.problem is None:
+        from trainer.models.hub import download
+
+        identity = identify_folder(identity.name, download(identity.name, report))
+    if identity.problem is not None:
+        raise Failure(identity.problem, identity.advice, key=KEY)
     loader = importlib.import_module(FAMILIES[identity.family or ""])
     model: Model = loader.load(identity, report, device, dtype)
     model.name = name

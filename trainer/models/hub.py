@@ -4,13 +4,15 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from trainer.models.identify import KEY, WEIGHTS, identify, weights_names
+from trainer.models.families import SUPPORTED
+from trainer.models.identify import KEY, WEIGHTS, identify_folder, weights_names
 from trainer.report import Failure
 from trainer.workspace import workspace
 
 if TYPE_CHECKING:
     from trainer.report import Reporter
 
+LAST_CONFIG = "unet/config.json"
 CONFIGS = ("model_index.json", "scheduler/scheduler_config.json", *(f"{part}/config.json" for part in WEIGHTS))
 
 
@@ -63,7 +65,7 @@ def cached(name: str) -> Path | None:
         folder = Path(snapshot_download(name, local_files_only=True, allow_patterns=list(CONFIGS)))
     except (LocalEntryNotFoundError, ValueError):
         return None
-    return folder if identify(str(folder)).problem is None else None
+    return folder if identify_folder(name, folder).problem is None else None
 
 
 def _fetch(name: str, report: "Reporter") -> Path:
@@ -76,8 +78,11 @@ def _fetch(name: str, report: "Reporter") -> Path:
         raise Failure(f"{name} is not a Stable Diffusion model in parts (a diffusers model).", by_hand(name), key=KEY)
     show = _progress(report, sum(sizes[file] for file in wanted))
     for file in wanted:
-        path = hf_hub_download(name, file, revision=info.sha, tqdm_class=show)
-    return Path(path).parents[wanted[-1].count("/")]
+        path = Path(hf_hub_download(name, file, revision=info.sha, tqdm_class=show))
+        folder = path.parents[file.count("/")]
+        if file == LAST_CONFIG and identify_folder(name, folder).family not in SUPPORTED:
+            break  # `load_model` says of which family it is; its weights are not needed for that
+    return folder
 
 
 def needed(files: Iterable[str]) -> list[str] | None:

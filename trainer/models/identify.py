@@ -2,30 +2,18 @@
 
 import json
 import re
-import struct
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from trainer.models.pickled import shapes_in_checkpoint
+from trainer.models import families
+from trainer.models.families import FAMILY_NAMES, SUPPORTED
+from trainer.models.headers import Broken, read_shapes, shapes_in_safetensors
 from trainer.settings.model import MOVED
 from trainer.workspace import workspace
 
 KEY = "pretrained_model_name_or_path"
 """The setting that problems found here are about."""
-
-SUPPORTED = {"sd15": "Stable Diffusion 1.5"}
-OTHERS = {
-    "sd2": "Stable Diffusion 2", "sdxl": "Stable Diffusion XL", "sdxl-refiner": "Stable Diffusion XL (refiner)",
-    "sd3": "Stable Diffusion 3", "flux": "Flux", "inpainting": "Stable Diffusion inpainting",
-    "pix2pix": "InstructPix2Pix",
-}  # fmt: skip
-FAMILY_NAMES = SUPPORTED | OTHERS
-"""What people call each family."""
-
-Shapes = Mapping[str, tuple[int, ...]]
-"""Shape of each tensor by its key."""
 
 
 @dataclass(frozen=True)
@@ -49,10 +37,6 @@ class Identity:
         return self.problem is None and self.kind in {"diffusers", "single", "hub"}
 
 
-class Broken(ValueError):
-    """A file that cannot be read as what it claims to be; the text is a sentence without its subject."""
-
-
 def identify(name: str) -> Identity:
     """What `name` (a path, a hub name, or "demo") holds, by looking at headers only. Never raises for bad input."""
     name = name.strip().strip('"')
@@ -63,11 +47,11 @@ def identify(name: str) -> Identity:
     if name == "demo":
         from trainer.demo import BASE_MODEL
 
-        return _folder(name, BASE_MODEL)
+        return identify_folder(name, BASE_MODEL)
     path = find(name)
     if path is not None:
         try:
-            found = _folder(name, path) if path.is_dir() else _file(name, path)
+            found = identify_folder(name, path) if path.is_dir() else _file(name, path)
         except OSError as error:
             return Identity("unknown", name, path, problem=f"{path} cannot be read: {error.strerror or error}.")
         return found if found.problem else _only_supported(found)
@@ -83,7 +67,7 @@ def find(name: str) -> Path | None:
     """The local file or folder that `name` means: a path, or something in the workspace's folder of models."""
     models = workspace().models
     moved = MOVED.get(name, name)
-    candidates = [Path(name).expanduser(), models / name, models / moved]
+    candidates = [_home(name), models / name, models / moved]
     if _is_hub_name(moved):
         candidates.append(models / moved.split("/")[-1])
     for path in candidates:
@@ -95,20 +79,20 @@ def find(name: str) -> Path | None:
     return None
 
 
+def _home(name: str) -> Path:
+    try:
+        return Path(name).expanduser()
+    except RuntimeError:  # "~nobody"
+        return Path(name)
+
+
 def _is_hub_name(name: str) -> bool:
     return re.fullmatch(r"[\w.-]+/[\w.-]+(/blob/main/[\w./-]+)?", name) is not None and not name.startswith(".")
 
 
-HUB_FAMILIES = (
-    (r"xl-refiner", "sdxl-refiner"), (r"sdxl|-xl|xl-base", "sdxl"), (r"stable-diffusion-2|v2-1|sd2", "sd2"),
-    (r"stable-diffusion-3|sd3", "sd3"), (r"flux", "flux"), (r"inpaint", "inpainting"), (r"pix2pix", "pix2pix"),
-    (r"stable-diffusion-v1|v1-5|v1-4|sd15|sd-v1", "sd15"),
-)  # fmt: skip
-
-
 def _hub(name: str) -> Identity:
     present = MOVED.get(name, name)
-    family = next((family for word, family in HUB_FAMILIES if re.search(word, present.lower())), None)
+    family = families.of_hub_name(present)
     note = f"{name} has moved; {present} is used." if present != name else ""
     identity = Identity("hub", present, family=family, note=note)
     return identity if family is None else _only_supported(identity)
@@ -126,7 +110,9 @@ def _only_supported(identity: Identity) -> Identity:
 
 
 def _called(identity: Identity) -> str:
-    return identity.path.name if identity.path is not None and identity.name != "demo" else identity.name
+    """A file by its name; the demo and models of the hub by what the user calls them."""
+    is_file = identity.path is not None and identity.path.name == Path(identity.name).name
+    return Path(identity.name).name if is_file else identity.name
 
 
 # Folders
@@ -136,7 +122,8 @@ WEIGHTS = {"unet": "diffusion_pytorch_model", "vae": "diffusion_pytorch_model", 
 """Components of a diffusers folder and the first part of their weights' file name."""
 
 
-def _folder(name: str, path: Path) -> Identity:
+def identify_folder(name: str, path: Path) -> Identity:
+    """As `identify`, for a diffusers folder at `path` that the user calls `name`. May raise `OSError`."""
     identity = Identity("diffusers", name, path)
 
     def wrong(problem: str, advice: str = "", kind: str = "unknown") -> Identity:
@@ -156,7 +143,7 @@ def _folder(name: str, path: Path) -> Identity:
         prediction = _json(scheduler).get("prediction_type", "epsilon") if scheduler.is_file() else "epsilon"
     except Broken as error:
         return wrong(str(error), "Download the model again.")
-    family = _folder_family(pipeline, unet)
+    family = families.of_folder(pipeline, unet)
     identity = replace(identity, family=family, prediction=prediction)
     if family not in SUPPORTED:
         return _only_supported(identity)
@@ -166,20 +153,6 @@ def _folder(name: str, path: Path) -> Identity:
         except Broken as error:
             return replace(identity, problem=f"{path}: {error}", advice="Download the model again.")
     return identity
-
-
-def _folder_family(pipeline: str, unet: Mapping[str, Any]) -> str:
-    for word, family in (("XL", "sdxl"), ("Diffusion3", "sd3"), ("Flux", "flux")):
-        if word in pipeline:
-            return family
-    if not unet:
-        return pipeline or "a model without a U-Net"
-    if unet.get("addition_embed_type") == "text_time":
-        return "sdxl"
-    channels = unet.get("in_channels", 4)
-    if channels != 4:
-        return {9: "inpainting", 8: "pix2pix"}.get(channels, f"a model with {channels} input channels")
-    return "sd2" if unet.get("use_linear_projection") or unet.get("cross_attention_dim") == 1024 else "sd15"
 
 
 def weights_names(part: str, variant: str = "") -> list[str]:
@@ -232,7 +205,7 @@ def _file(name: str, path: Path) -> Identity:
     except Broken as error:
         return replace(identity, problem=f"{path.name} {error}", advice="Choose a whole .safetensors or .ckpt model.")
     identity = replace(identity, format=format)
-    kind, family = family_of(shapes)
+    kind, family = families.of_file(shapes)
     if kind == "single":
         prediction = "v_prediction" if "v_pred" in shapes else "epsilon"
         return replace(identity, kind=kind, family=family, prediction=prediction)
@@ -246,136 +219,3 @@ PART_ADVICE = {
     "a LoRA": "a LoRA to go on from belongs into LoRA network weights.",
     "one part of a diffusers model": "choose the diffusers folder it belongs to.",
 }
-
-
-def read_shapes(path: Path) -> tuple[str, Shapes]:
-    """("safetensors" or "ckpt", shapes of the tensors) of a file, judged by its content. Raises `Broken`."""
-    size = path.stat().st_size
-    if size == 0:
-        raise Broken("is empty (0 bytes).")
-    with path.open("rb") as file:
-        start = file.read(256)
-    if start.startswith(b"PK"):
-        return "ckpt", _in_checkpoint(path)
-    if start.startswith(b"version https://git-lfs"):
-        raise Broken("is only a pointer to the model (git-lfs); download the model itself.")
-    if start.lstrip()[:1] == b"<":
-        raise Broken("is a web page, not a model; the download went wrong.")
-    if start[:1] == b"\x80":
-        raise Broken("is a checkpoint in a format from before 2020, which is not read here.")
-    return "safetensors", shapes_in_safetensors(path)
-
-
-def _in_checkpoint(path: Path) -> Shapes:
-    try:
-        return shapes_in_checkpoint(path)
-    except ValueError as error:
-        raise Broken(str(error)) from None
-
-
-LARGEST_HEADER = 100_000_000
-
-
-def read_header(path: Path) -> tuple[dict[str, Any], int]:
-    """The JSON header of a safetensors file and the offset of its data. Raises `Broken` if it is none or is cut off."""
-    size = path.stat().st_size
-    with path.open("rb") as file:
-        start = file.read(8)
-        if size == 0:
-            raise Broken("is empty (0 bytes).")
-        if len(start) < 8:
-            raise Broken("is not a model.")
-        (length,) = struct.unpack("<Q", start)
-        first = file.read(1)
-        if first != b"{" or length > LARGEST_HEADER:
-            raise Broken("is not a model.")
-        if 8 + length > size:
-            raise Broken(f"is cut off: its header alone needs {8 + length} bytes, the file has {size}.")
-        try:
-            header = json.loads(first + file.read(length - 1))
-        except ValueError:
-            raise Broken("is not a model: its header is damaged.") from None
-    if not isinstance(header, dict):
-        raise Broken("is not a model: its header is damaged.")
-    return header, 8 + length
-
-
-def shapes_in_safetensors(path: Path) -> Shapes:
-    """Shapes of the tensors of a safetensors file whose data is all there. Raises `Broken` otherwise."""
-    header, start = read_header(path)
-    entries = {key: entry for key, entry in header.items() if key != "__metadata__"}
-    try:
-        end = max((entry["data_offsets"][1] for entry in entries.values()), default=0)
-        shapes = {key: tuple(map(int, entry["shape"])) for key, entry in entries.items()}
-    except (KeyError, TypeError, IndexError, ValueError):
-        raise Broken("is not a model: its header is damaged.") from None
-    size = path.stat().st_size
-    if start + end > size:
-        raise Broken(f"is cut off: it needs {start + end} bytes and has {size}. Download it again.")
-    return shapes
-
-
-# Families
-
-
-UNET = "model.diffusion_model."
-LORA = (
-    ".lora_down.",
-    ".lora_up.",
-    ".lora_A.",
-    ".lora_B.",
-    ".hada_w1_a",
-    ".lokr_w1",
-    ".oft_blocks",
-    "lora.up.",
-    "lora.down.",
-)
-
-
-def family_of(shapes: Shapes) -> tuple[str, str]:
-    """(kind, family) of a single file from its tensors' names and shapes; family is a noun phrase if it is no model."""
-    if not shapes:
-        return "unknown", "a file without weights"
-    if any(mark in key for key in shapes for mark in LORA):
-        return "lora", "a LoRA"
-    if any(key.startswith(UNET) for key in shapes):
-        return _with_unet(shapes)
-    for word, family in (("double_blocks.0.", "flux"), ("joint_blocks.0.", "sd3")):
-        if any(word in key for key in shapes):
-            return "single", family
-    for word, what in PARTS:
-        if any(word in key for key in shapes):
-            return "part", what
-    return "unknown", "a file of an unknown kind"
-
-
-PARTS = (
-    ("control_model.", "a ControlNet"), ("controlnet_", "a ControlNet"), ("input_hint_block", "a ControlNet"),
-    ("string_to_param", "a textual inversion embedding"), ("emb_params", "a textual inversion embedding"),
-    ("down_blocks.0.attentions.0.transformer_blocks", "one part of a diffusers model"),
-    ("transformer_blocks.0.", "one part of a diffusers model"),
-    ("decoder.conv_in.weight", "a VAE"), ("first_stage_model.", "a VAE"),
-    ("text_model.encoder.layers.0.", "a text encoder"), ("conv_first.weight", "an upscaler"),
-    ("model.0.weight", "an upscaler"),
-)  # fmt: skip
-
-
-def _with_unet(shapes: Shapes) -> tuple[str, str]:
-    if any(word in key for key in shapes for word in (UNET + "double_blocks.",)):
-        return "single", "flux"
-    if any(UNET + "joint_blocks." in key for key in shapes):
-        return "single", "sd3"
-    channels = shapes.get(UNET + "input_blocks.0.0.weight", (0, 4))[1]
-    if channels != 4:
-        return "single", {9: "inpainting", 8: "pix2pix"}.get(channels, f"a model with {channels} input channels")
-    if any(key.startswith(UNET + "label_emb.") for key in shapes):
-        return "single", "sdxl" if any(key.startswith("conditioner.embedders.1.") for key in shapes) else "sdxl-refiner"
-    projection = shapes.get(UNET + "input_blocks.1.1.proj_in.weight", ())
-    if len(projection) == 2:
-        return "single", "sd2"
-    if len(projection) != 4:
-        return "single", "a model of an unknown kind"
-    for part, keys in (("VAE", "first_stage_model."), ("text encoder", "cond_stage_model.")):
-        if not any(key.startswith(keys) for key in shapes):
-            return "part", f"a U-Net without its {part}"
-    return "single", "sd15"

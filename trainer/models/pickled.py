@@ -10,6 +10,7 @@ import importlib
 import io
 import pickle
 import zipfile
+import zlib
 from collections.abc import Mapping
 from pathlib import Path
 from types import SimpleNamespace
@@ -72,8 +73,8 @@ class ShapeUnpickler(pickle.Unpickler):
             return collections.OrderedDict
         return (
             {
-                "_rebuild_tensor": lambda storage, offset, size, *rest: Rebuilt(tuple(size)),
-                "_rebuild_tensor_v2": lambda storage, offset, size, *rest: Rebuilt(tuple(size)),
+                "_rebuild_tensor": lambda storage, offset, size, *rest: Rebuilt(tuple(map(int, size))),
+                "_rebuild_tensor_v2": lambda storage, offset, size, *rest: Rebuilt(tuple(map(int, size))),
                 "_rebuild_parameter": lambda tensor, *rest: tensor,
                 "Size": tuple,
             }.get(name, Inert)
@@ -85,9 +86,12 @@ class ShapeUnpickler(pickle.Unpickler):
         return None
 
 
+LARGEST_PICKLE = 500_000_000
+"""Bytes; the weights are beside the pickle, not in it."""
+
 DAMAGED = (
     pickle.UnpicklingError, zipfile.BadZipFile, EOFError, KeyError, IndexError, TypeError, ValueError, AttributeError,
-    ImportError, RuntimeError, NotImplementedError, MemoryError, RecursionError, OSError,
+    ImportError, RuntimeError, MemoryError, OverflowError, OSError, zlib.error,
 )  # fmt: skip
 """What reading a pickle that is not as it should be can raise."""
 
@@ -101,6 +105,8 @@ def shapes_in_checkpoint(path: Path) -> Mapping[str, tuple[int, ...]]:
             inside = [name for name in archive.namelist() if Path(name).name == "data.pkl"]
             if not inside:
                 raise ValueError("is a zip file, not a model.")
+            if archive.getinfo(inside[0]).file_size > LARGEST_PICKLE:
+                raise ValueError("is not a model, or is damaged.")
             found = ShapeUnpickler(io.BytesIO(archive.read(inside[0]))).load()
     except zipfile.BadZipFile:
         raise ValueError("is cut off or damaged. Download it again.") from None
