@@ -273,3 +273,14 @@ def test_names_with_spaces_quotes_umlauts_and_emoji(tmp_path: Path) -> None:
     file = written(tmp_path / "mein 'schönes' modell 🎨.safetensors", SD1)
     assert identify(str(file)).problem is None
     assert identify(f'"{file}"').problem is None
+
+
+def test_identifying_needs_no_torch() -> None:
+    """The page asks at every keystroke and must not load torch for it."""
+    import subprocess
+    import sys
+
+    code = "import sys, trainer.models.identify, trainer.adapters, trainer.formats; print('torch' in sys.modules)"
+    root = Path(__file__).parents[2]
+    done = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "False"

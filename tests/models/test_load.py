@@ -11,6 +11,8 @@ from safetensors.torch import load_file, save_file
 
 from tests.tiny import Listener, listener, tiny_components, tiny_configs, tiny_model, tiny_sd15, tiny_single_file
 from trainer.models import Model, file_hashes, load_model
+from trainer.models.configs import TOKENIZER
+from trainer.models.text import tokenize
 from trainer.report import Failure
 from trainer.settings import Settings
 
@@ -224,3 +226,30 @@ def test_the_demo_is_a_model_like_any_other() -> None:
     model = load("demo")
     assert (model.family, model.name, model.prediction_type) == ("sd15", "demo", "epsilon")
     assert model.unet.config.layers_per_block == 2
+
+
+def test_a_tokenizer_of_two_text_files_reads_the_same(tmp_path: Path) -> None:
+    """Models of 2022 have vocab.json and merges.txt instead of tokenizer.json."""
+    folder = tiny_sd15(tmp_path, tokenizer=False)
+    old = folder / "tokenizer"
+    old.mkdir()
+    whole = json.loads((TOKENIZER / "tokenizer.json").read_text(encoding="utf-8"))["model"]
+    merges = [merge if isinstance(merge, str) else " ".join(merge) for merge in whole["merges"]]
+    (old / "vocab.json").write_text(json.dumps(whole["vocab"]), encoding="utf-8")
+    (old / "merges.txt").write_text("\n".join(["#version: 0.2", *merges, ""]), encoding="utf-8")
+    token = {"__type": "AddedToken", "content": "<|endoftext|>", "lstrip": False, "normalized": True, "rstrip": False,
+             "single_word": False}  # fmt: skip
+    settings = {"add_prefix_space": False, "bos_token": {**token, "content": "<|startoftext|>"}, "do_lower_case": True,
+                "eos_token": token, "errors": "replace", "model_max_length": 77, "pad_token": "<|endoftext|>",
+                "tokenizer_class": "CLIPTokenizer", "unk_token": token}  # fmt: skip
+    (old / "tokenizer_config.json").write_text(json.dumps(settings), encoding="utf-8")
+    words = {"bos_token": settings["bos_token"], "eos_token": token, "pad_token": "<|endoftext|>", "unk_token": token}
+    (old / "special_tokens_map.json").write_text(json.dumps(words), encoding="utf-8")
+    captions = ["A photo of Café, 3 cats!", "sks dog <|endoftext|> naïve 日本語 🎨", "(masterpiece:1.2), 8k"]
+    found, expected = load(folder), tiny_model()
+    assert encoded(found, captions) == encoded(expected, captions)
+    assert found.tokenizers[0].pad_token_id == 49407
+
+
+def encoded(model: Model, captions: list[str]) -> list[list[int]]:
+    return [row.flatten().tolist() for row in tokenize(model, captions, Settings(max_token_length=150)).ids]
