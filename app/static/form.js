@@ -194,6 +194,7 @@ window.loom = (() => {
         if (answer.again) form.timer = setTimeout(() => check(form), 1000 * answer.again);
       }
     } catch (error) {
+      listeners.forEach((listener) => listener("lost", form, error));
       form.timer = setTimeout(() => check(form), 3000);
     } finally {
       form.checking = false;

@@ -145,8 +145,14 @@
       const label = document.querySelector("#loom-only-changed + span");
       if (label) label.textContent = `Only changed (${count})`;
     }
+    if (kind === "lost") lost();
     if (kind === "edited") document.getElementById("loom-plan")?.classList.add("is-stale");
   });
+
+  function lost() {
+    const box = document.getElementById("loom-plan");
+    if (box) box.replaceChildren(element("p", { className: "loom-problem", textContent: "The program does not answer. Your edits are kept in this browser; it asks again by itself." }));
+  }
 
   function plan(form, answer) {
     const box = document.getElementById("loom-plan");
