@@ -55,16 +55,16 @@ def loss_curve(points: Sequence[Point], steps: int = 0, epoch_ends: Iterable[int
     bold = smooth(raw, window=max(8, len(raw) / 16))
     lost = sum(not math.isfinite(y) for _, y in points)
     right = max(steps, xs[-1], 1)
-    top = _ceiling(raw, bold)
+    bottom, top = _limits(raw, bold)
     said = f"Step {xs[-1]:.0f} of {right:.0f}: loss {bold[-1]:.3g}, lowest {min(bold):.3g}"
     said += f"; {lost} steps had no finite loss" if lost else ""
     plot = [
         *(_upright(end / right, "loom-epoch") for end in _some(list(epoch_ends), 40)),
-        _line(_placed(xs, raw, right, top), "loom-raw"),
-        _line(_placed(xs, bold, right, top), "loom-bold"),
+        _line(_placed(xs, raw, right, top, bottom), "loom-raw"),
+        _line(_placed(xs, bold, right, top, bottom), "loom-bold"),
     ]
     data = {"x": _numbers(xs, 0), "raw": _numbers(raw), "bold": _numbers(bold), "right": f"{right:.0f}"}
-    return _chart("Loss", said, plot, [*_levels(top), *_feet(right)], height, data)
+    return _chart("Loss", said, plot, [*_levels(bottom, top, height), *_feet(right)], height, data)
 
 
 def schedule_curve(rates: Sequence[float] | Mapping[str, Sequence[float]], height: int = 64) -> str:
@@ -161,9 +161,12 @@ def _chart(
     )
 
 
-def _placed(xs: Iterable[float], ys: Iterable[float], right: float, top: float) -> list[Point]:
-    """Points in units of the plot; what is higher than the plot touches its upper edge."""
-    return [(x / right * UNITS, UNITS - min(y / top, 1) * UNITS) for x, y in zip(xs, ys, strict=True)]
+def _placed(xs: Iterable[float], ys: Iterable[float], right: float, top: float, bottom: float = 0.0) -> list[Point]:
+    """Points in units of the plot; what lies outside touches its edge."""
+    return [
+        (x / right * UNITS, UNITS - min(max((y - bottom) / (top - bottom), 0), 1) * UNITS)
+        for x, y in zip(xs, ys, strict=True)
+    ]
 
 
 def _line(points: Sequence[Point], kind: str) -> str:
@@ -181,19 +184,22 @@ def _letters(x: float | str, y: float, text: str, anchor: str = "start") -> str:
     return f'<text class="loom-letters" x="{x}" y="{y}" text-anchor="{anchor}">{escape(text)}</text>'
 
 
-def _levels(top: float) -> list[str]:
-    """The highest value in words; the foot of the plot is zero."""
-    return [_letters("100%", 10, f"{top:.2g}", "end")]
+def _levels(bottom: float, top: float, height: int) -> list[str]:
+    """The loss at the upper edge, and at the lower one where that is not zero."""
+    low = [_letters("100%", height - FOOT - 4, f"{bottom:.3g}", "end")] if bottom else []
+    return [_letters("100%", 10, f"{top:.2g}", "end"), *low]
 
 
 def _feet(right: float) -> list[str]:
     return [_letters(0, "100%", "0"), _letters("100%", "100%", f"{right:.0f}", "end")] if right else []  # type: ignore[arg-type]
 
 
-def _ceiling(raw: Sequence[float], bold: Sequence[float]) -> float:
-    """The upper edge: above the average and all but the wildest steps."""
-    wild = sorted(raw)[min(len(raw) - 1, int(len(raw) * 0.98))]
-    return max(wild, max(bold), 1e-12) * 1.08
+def _limits(raw: Sequence[float], bold: Sequence[float]) -> tuple[float, float]:
+    """The edges of the plot: around the average and all but the wildest steps, from zero up unless that is far away."""
+    order = sorted(raw)
+    low, high = order[int(len(order) * 0.02)], order[min(len(order) - 1, int(len(order) * 0.98))]
+    low, high = min(low, *bold), max(high, *bold, 1e-12)
+    return (low - (high - low) * 0.1 if low > high / 2 and high > low else 0.0), high + (high - low) * 0.08
 
 
 def _some(values: list[T], most: int) -> list[T]:

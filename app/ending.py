@@ -41,8 +41,7 @@ def _finished(view: View) -> str:
     began, ended = view.status.get("started"), view.story.ended
     took = f" in {duration(ended.time - float(began))}" if began and ended and ended.time > float(began) else ""
     if not view.weights:
-        counts = counted(view.story.counts)
-        return _block("good", _said(f"Finished{took}{': ' + counts if counts else ''}."))
+        return _block("good", _said(f"Finished{took}{_counts(view)}."))
     last = view.weights[-1]
     path, size = Path(last.path), f" ({size_of(last.bytes)})" if last.bytes else ""
     said = (
@@ -56,9 +55,13 @@ def _finished(view: View) -> str:
 
 def _stopped(view: View) -> str:
     where = f" at step {view.step} of {view.steps}" if view.steps and view.step else ""
-    counts = f": {counted(view.story.counts)}" if view.story.counts else ""
-    kept = "Everything is saved; Resume goes on from there." if view.resumable else ""
-    return _block("", _said(f"Stopped{where}{counts}.", kept, view.reason))
+    way = "Resume goes on from there." if view.resumable else ""
+    return _block("", _said(view.reason or f"Stopped{where}{_counts(view)}.", way))
+
+
+def _counts(view: View) -> str:
+    """What became of the files of a job that goes through files."""
+    return f": {counted(view.story.counts)}" if view.story.counts and not view.trains else ""
 
 
 def _failed(view: View) -> str:

@@ -52,8 +52,8 @@ def _numbers(view: View) -> list[str]:
         said.append(f"{status.get('done', 0)} of {status['total']}")
     if view.steps and (view.step or not counted):
         said.append(f"step {view.step}/{view.steps}" if view.state != "queued" else f"{view.steps} steps")
-    if view.steps and status.get("epochs") and view.step:
-        said.append(f"epoch {max(1, int(status.get('epoch') or 0))}/{status['epochs']}")
+    if view.steps and status.get("epochs") and status.get("epoch"):
+        said.append(f"epoch {status['epoch']}/{status['epochs']}")
     if going and view.phase == "training" and "stop" not in view.asked and view.state == "running":
         if status.get("rate"):
             said.append(speed(float(status["rate"])))

@@ -5,6 +5,7 @@ Nothing here is remembered that the folder does not say: a page that is closed, 
 
 from __future__ import annotations
 
+import json
 import threading
 from collections import OrderedDict
 from collections.abc import Callable
@@ -14,7 +15,6 @@ from typing import Any
 
 from trainer import events, runfolder
 from trainer.events import Ended, EpochEnd, Event, Item, Note, Phase, Sample, Saved, Started, Step
-from trainer.workspace import workspace
 
 REMEMBERED = 24
 """Runs that are kept parsed; others are read again when somebody looks at them."""
@@ -170,13 +170,22 @@ def story(folder: Path) -> Story:
 
 
 def continued(folder: Path) -> Path | None:
-    """The run folder that the run in `folder` went on from, when it is one of ours."""
+    """The folder of the run that the one in `folder` went on from: the newest before it that saved its state."""
     state = str(runfolder.read_json(folder / runfolder.SETTINGS).get("resume") or "")
     if not state:
         return None
-    runs = workspace().runs.resolve()
-    found = next((parent for parent in Path(state).resolve().parents if parent.parent == runs), None)
-    return found if found is not None and found != folder.resolve() else None
+    named = json.dumps(state, ensure_ascii=False).encode()
+    earlier = sorted((other for other in folder.parent.iterdir() if other.name < folder.name), reverse=True)
+    return next((other for other in earlier if _saved(other / runfolder.EVENTS, named)), None)
+
+
+def _saved(path: Path, state: bytes) -> bool:
+    """Whether the events in `path` tell of this state, named as JSON names it."""
+    try:
+        with path.open("rb") as file:
+            return any(state in line and b'"state"' in line for line in file)
+    except OSError:
+        return False
 
 
 def log(folder: Path, lines: int = LOG_LINES) -> list[tuple[int, str]]:

@@ -148,3 +148,10 @@ def test_buckets_are_bars_as_long_as_their_counts() -> None:
     assert shares == [1.0, 0.5]
     assert [text.text for text in parsed(svg).iter("text")] == ["512 × 512", "10", "768 × 512", "5"]
     assert charts.bucket_chart({}) == ""
+
+
+def test_a_loss_far_from_zero_is_not_squeezed_and_the_edge_is_named() -> None:
+    svg = charts.loss_curve([(step, 1.1 + 0.1 * math.sin(step)) for step in range(1, 100)])
+    heights = [1000 - y for _, y in line(svg, "loom-raw")]
+    assert max(heights) - min(heights) > 700
+    assert "0.98" in [text.text for text in parsed(svg).iter("text")]

@@ -187,7 +187,7 @@ def test_a_stopped_run_is_stopped_at_its_step_and_resumes() -> None:
         report(Ended(state="stopped", step=20))
     # The process of this test is alive; that of the run would be gone.
     view = dataclasses.replace(seen(folder), state="stopped", resumable=True)
-    assert text({"": ending(view)}) == "Stopped at step 20 of 60. Everything is saved; Resume goes on from there."
+    assert text({"": ending(view)}) == "Stopped at step 20 of 60. Resume goes on from there."
     assert [verb for verb, _, _, when in runpanel.ACTIONS if when(view)] == ["continue"]
 
 

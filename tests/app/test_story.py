@@ -9,7 +9,7 @@ from app import story
 from app.story import Story
 from tests.app import fakerun
 from trainer import runfolder
-from trainer.events import Item, Sample, Started, Step, to_line
+from trainer.events import Item, Sample, Saved, Started, Step, to_line
 from trainer.report import Reporter
 
 
@@ -71,22 +71,32 @@ def test_a_run_that_goes_on_in_its_folder_drops_what_came_after_the_restart() ->
     assert told.points[-1] == (31, 0.5)
 
 
-def test_a_new_run_continues_the_curve_and_the_samples_of_the_one_it_resumes(work: Path) -> None:
-    first = fakerun.new_run()
-    reporter = Reporter(first, "train", "first")
-    fakerun.start(reporter, 60, 1)
-    fakerun.sample(reporter, 0, 0, 0)
-    for number in range(1, 41):
-        reporter(step(number))
-    fakerun.sample(reporter, 40, 1, 0.5)
-    state = fakerun.save_state(reporter, 30)
-    reporter.close()
+@pytest.mark.parametrize("inside", [True, False])
+def test_a_new_run_continues_the_curve_and_the_samples_of_the_one_it_resumes(work: Path, inside: bool) -> None:
+    """Whether the state lies in the run folder or, as beside the saved files, in the Output folder."""
+    first = runs_after(fakerun.new_run())
+    with Reporter(first, "train", "first") as reporter:
+        fakerun.start(reporter, 60, 1)
+        fakerun.sample(reporter, 0, 0, 0)
+        for number in range(1, 41):
+            reporter(step(number))
+        fakerun.sample(reporter, 40, 1, 0.5)
+        state = fakerun.save_state(reporter, 30)
+        if not inside:
+            state = state.rename(work / "gribble-step00000030-state")
+            reporter(Saved(step=30, epoch=1, path=str(state), what="state"))
+    runs_after(fakerun.new_run(name="between"))
     second = fakerun.new_run(resume=str(state))
     write(second, Started(job="train", resumed_from_step=30), step(31, 0.5))
     told = story.story(second)
     assert [point[0] for point in told.points] == list(range(1, 32))
     assert {key[0] for key in told.samples} == {0}
     assert all(folder == first for folder, _ in told.samples.values())
+
+
+def runs_after(folder: Path) -> Path:
+    """The folder, renamed to an earlier moment: run folders sort by time, to the second."""
+    return folder.rename(folder.with_name(f"2020{len(list(folder.parent.iterdir())):04d}-000000-{folder.name[16:]}"))
 
 
 def test_a_state_from_elsewhere_is_no_run_of_ours(work: Path) -> None:
