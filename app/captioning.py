@@ -1,4 +1,4 @@
-"""The Utilities > Captioning tab: a form and a button for every captioner there is; the run panel shows what it does."""
+"""The Utilities > Captioning tab: a form and a button for every captioner; the run panel shows what it does."""
 
 from __future__ import annotations
 

@@ -68,7 +68,7 @@ def test_each_problem_is_a_sentence_under_its_label(
 
 
 def test_every_fix_cures_its_problem(good: dict[str, Any]) -> None:
-    wrong = [
+    wrong: list[dict[str, Any]] = [
         {"output_name": "a/b"}, {"color_aug": True}, {"learning_rate": 0}, {"enable_bucket": False, "max_resolution": "500,512"},
         {"bucket_reso_steps": 60}, {"bucket_no_upscale": False, "min_bucket_reso": 1024}, {"dim_from_weights": True},
         {"train_data_dir": str(Path(good["train_data_dir"]) / "2_cat")}, {"resume": "/no/such/state"},
