@@ -17,6 +17,8 @@ from trainer.events import Item, Saved
 
 MANY_NOTES, FEW_FILES, LEFT_OUT_SHOWN = 3, 4, 200
 """Of each, what is shown without a click; and how many left-out files are named with one."""
+PICTURES = "train_data_dir"
+"""Notes about this setting repeat, for the log, what the list of left-out pictures says better."""
 GROUPS = {"unet": "U-Net", "textencoder": "text encoder"}
 """Groups of the optimizer as people call them."""
 
@@ -52,7 +54,7 @@ def samples(view: View) -> str:
 
 def results(view: View) -> str:
     """The files a captioning job went through, newest first, with their pictures."""
-    if not view.story.items:
+    if view.trains or not view.story.items:
         return ""
     shown, total = view.story.items, sum(view.story.counts.values())
     more = f'<p class="loom-muted">The newest {len(shown)} of {total}.</p>' if total > len(shown) else ""
@@ -109,22 +111,21 @@ def _fold(key: str, words: str, inside: str, kind: str = "") -> str:
 
 def notes(view: View) -> str:
     """What a person should know, what is wrong first; the rest is a click away."""
-    told = list(dict.fromkeys((note.level, note.text) for note in view.story.notes))
-    grave = [(level, text) for level, text in reversed(told) if level != "info"]
-    plain = [(level, text) for level, text in reversed(told) if level == "info"]
+    told = list(dict.fromkeys((note.level, note.text, note.key) for note in reversed(view.story.notes)))
     left_out = _left_out(view.story.skipped)
+    grave = [note for note in told if note[0] != "info" and not (left_out and note[2] == PICTURES)]
+    first = grave[:MANY_NOTES]
+    rest = sorted((note for note in told if note not in first), key=lambda note: note[0] == "info")
     if not told and not left_out:
         return ""
-    first, rest = grave[:MANY_NOTES], grave[MANY_NOTES:]
-    folded = _list(rest) + _list(plain)
-    count = len(rest) + len(plain)
-    words = f"{count} {'more ' if first or left_out else ''}note{'s' * (count != 1)}"
-    return left_out + _list(first) + (_fold("notes", words, folded) if count else "")
+    words = f"{len(rest)} {'more ' if first or left_out else ''}note{'s' * (len(rest) != 1)}"
+    return left_out + _list(first) + (_fold("notes", words, _list(rest)) if rest else "")
 
 
-def _list(told: Sequence[tuple[str, str]]) -> str:
+def _list(told: Sequence[tuple[str, str, str]]) -> str:
     items = "".join(
-        f'<li data-key="{escape(text)}" class="loom-note {escape(level)}">{escape(text)}</li>' for level, text in told
+        f'<li data-key="{escape(text)}" class="loom-note {escape(level)}">{escape(text)}</li>'
+        for level, text, _ in told
     )
     return f'<ul class="loom-notes">{items}</ul>' if items else ""
 

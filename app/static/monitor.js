@@ -19,7 +19,7 @@ window.loomRun = (() => {
       return;
     }
     if (from.hasAttribute("data-local")) return;
-    const own = from.hasAttribute("data-keep") ? ["open"] : from.hasAttribute("data-asking") ? ["data-asking", "class"] : [];
+    const own = from.hasAttribute("data-keep") ? ["open"] : from.hasAttribute("data-asking") ? ["data-asking"] : from.tagName === "IMG" ? ["style"] : [];
     for (const { name } of [...from.attributes]) if (!to.hasAttribute(name) && !own.includes(name)) from.removeAttribute(name);
     for (const { name, value } of to.attributes) if (from.getAttribute(name) !== value && !own.includes(name)) from.setAttribute(name, value);
     if (!from.hasAttribute("data-asking")) mendChildren(from, to);
@@ -137,6 +137,8 @@ window.loomRun = (() => {
       const part = event.target.closest?.("[data-part]");
       if (part?.waiting !== undefined && !isRead(part)) fill(part, part.waiting);
     }, true);
+    root.addEventListener("error", (event) => { if (event.target.tagName === "IMG") event.target.style.visibility = "hidden"; }, true);
+    root.addEventListener("load", (event) => { if (event.target.tagName === "IMG") event.target.style.visibility = ""; }, true);
     root.addEventListener("pointermove", hover);
     root.addEventListener("pointerdown", hover);
     root.addEventListener("pointerout", (event) => { if (!event.relatedTarget?.closest?.("[data-chart]")) unhover(root); });

@@ -126,8 +126,8 @@ def train(folder: Path, out: Path, total: int = 240, epochs: int = 4, pause: flo
     report = Reporter(folder, "train", "my gribble")
     start(report, total, epochs)
     report.note("AdamW8bit needs a graphics card with CUDA; AdamW is used.", "warning", "optimizer")
-    report.note("Left out: broken.png is not a picture.", "warning", "train_data_dir")
-    report.note("1 of 13 pictures are left out.", "warning", "train_data_dir")
+    report(Item(path=str(out / "broken.png"), text="is not a picture", status="skipped"))
+    report.note("1 of 13 pictures are left out: broken.png is not a picture.", "warning", "train_data_dir")
     report.note("Text encoder outputs are cached.")
     for name, count in (("loading model", 0), ("caching latents", 12)):
         for done in range(count + 1):

@@ -214,6 +214,14 @@ def test_notes_begin_with_what_is_wrong() -> None:
     assert said == "this is not 1 more note all is well"
 
 
+def test_pictures_left_out_of_a_training_are_named_once(work: Path, finished: Path) -> None:
+    parts = runpanel.render(seen(finished))
+    said = text({"": parts["notes"]})
+    assert said.startswith("1 picture was left out broken.png: is not a picture AdamW8bit needs")
+    assert "2 more notes 1 of 13 pictures are left out" in said
+    assert parts["results"] == ""
+
+
 def test_everything_a_run_wrote_is_text() -> None:
     evil = "\"'><script>alert(1)</script><img src=x onerror=alert(2)>"
     folder = fakerun.new_run(name=evil)
