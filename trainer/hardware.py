@@ -1,11 +1,14 @@
 """What the machine can do, asked in a process of its own so that the page need not load torch."""
 
+import importlib.util
 import json
+import re
 import subprocess
 import sys
 import threading
 from dataclasses import asdict, dataclass, field
 from functools import cache
+from pathlib import Path
 
 
 @dataclass(frozen=True)
@@ -52,6 +55,8 @@ def wait() -> None:
 def _answer() -> Hardware:
     if "torch" in sys.modules:
         return look()
+    if sys.platform != "darwin" and built_for_the_processor():
+        return Hardware()
     command = [sys.executable, "-m", "trainer.hardware"]
     try:
         done = subprocess.run(
@@ -60,6 +65,17 @@ def _answer() -> Hardware:
         return Hardware(**json.loads(done.stdout.strip().splitlines()[-1]))
     except (OSError, subprocess.TimeoutExpired, IndexError, ValueError, TypeError):
         return Hardware()
+
+
+def built_for_the_processor() -> bool:
+    """Whether the installed torch knows no accelerator at all, read from its version file without loading it."""
+    spec = importlib.util.find_spec("torch")
+    try:
+        text = Path(spec.origin or "").with_name("version.py").read_text(encoding="utf-8") if spec else ""
+    except OSError:
+        return False
+    found = dict(re.findall(r"^(cuda|hip|xpu)\b[^=]*= *(\S+)", text, re.MULTILINE))
+    return len(found) == 3 and set(found.values()) == {"None"}
 
 
 def look() -> Hardware:
