@@ -144,15 +144,13 @@ class Section(BaseModel):
 
 @cache
 def settings_of(section: type[Section]) -> tuple[Setting, ...]:
-    """Every setting of a section, or of a combination of sections, in the order of declaration."""
-    found = []
-    for base in section.__mro__:
-        if issubclass(base, Section):
-            for name in inspect.get_annotations(base):
-                field = base.model_fields.get(name)
-                if field is not None and isinstance(field.json_schema_extra, dict):
-                    found.append(_read(name, base, field))
-    return tuple(found)
+    """Every setting of a section or a combination of sections, in the order of declaration, inherited ones first."""
+    found = {item.name: item for base in section.__bases__ if issubclass(base, Section) for item in settings_of(base)}
+    for name in inspect.get_annotations(section):
+        field = section.model_fields.get(name)
+        if field is not None and isinstance(field.json_schema_extra, dict):
+            found[name] = _read(name, section, field)
+    return tuple(found.values())
 
 
 @cache

@@ -6,32 +6,26 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from trainer.captioners.captions import (
+    Pictures,
     Writer,
-    extension_problem,
-    folder_problem,
     joined,
     picture_files,
+    picture_plan,
+    picture_problems,
     say_what_happened,
 )
-from trainer.declare import Problem, Section, by_name, setting
+from trainer.declare import Problem, by_name, setting
 from trainer.events import Item
 from trainer.jobs import Job
 from trainer.report import Reporter, Stopped
 
 
-class BasicCaptions(Section):
+class BasicCaptions(Pictures):
     """Write the same words beside every picture, or change words in captions that are there."""
 
     tab: ClassVar[str] = "Basic"
     title: ClassVar[str] = "Basic Captioning"
 
-    image_folder: str = setting("", "Image folder to caption", "The folder with the pictures, such as 10_cat.", kind="folder")
-    caption_extension: str = setting(
-        ".txt", "Caption file extension", "cat.png is described by cat.txt.", choices=(".txt", ".caption", ".cap"), custom=True
-    )
-    overwrite_captions: bool = setting(
-        False, "Overwrite existing captions in folder", "Off: pictures that have a caption keep it. What is replaced is kept with the run."
-    )
     prefix: str = setting("", "Prefix to add to caption", "Put in front, such as a trigger word. A comma is added where one is missing.")
     caption_text: str = setting("", "Caption text", "The same for every picture. Empty: captions that are there are kept and changed.", kind="lines")
     postfix: str = setting("", "Postfix to add to caption", "Put behind. A comma is added where one is missing.")
@@ -53,8 +47,7 @@ class Basic(Job):
 
     def check(self, settings: Any) -> Iterator[Problem]:
         s: BasicCaptions = settings
-        yield from folder_problem(s.image_folder, "image_folder", KNOWN["image_folder"].label)
-        yield from extension_problem(s.caption_extension, "caption_extension", KNOWN["caption_extension"].label)
+        yield from picture_problems(s)
         if not (s.prefix.strip() or s.caption_text.strip() or s.postfix.strip() or s.find_text):
             yield Problem("caption_text", KNOWN["caption_text"].label, "nothing to do: give a text, a prefix, a postfix or words to find.")
         if s.find_text and not s.overwrite_captions:
@@ -62,7 +55,7 @@ class Basic(Job):
             yield Problem("find_text", KNOWN["find_text"].label, message, {"overwrite_captions": True}, "Tick it")
 
     def plan(self, settings: Any) -> Mapping[str, Any]:
-        return plan_for(settings.image_folder)
+        return picture_plan(settings)
 
     def run(self, settings: Any, report: Reporter) -> None:
         s: BasicCaptions = settings
@@ -90,10 +83,3 @@ class Basic(Job):
         if not text and not before:
             return "", "empty"
         return text, writer.write(picture, text)
-
-
-def plan_for(folder: str) -> dict[str, Any]:
-    """How many pictures a captioner would go through."""
-    path = Path(folder).expanduser()
-    images = len(picture_files(path)) if folder.strip() and path.is_dir() else 0
-    return {"images": images, "sentence": f"{images} picture{'s' if images != 1 else ''} to caption"}

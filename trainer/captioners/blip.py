@@ -5,17 +5,17 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from trainer.captioners.basic import plan_for
 from trainer.captioners.captions import (
+    Pictures,
     Writer,
-    extension_problem,
-    folder_problem,
     joined,
     picture_files,
+    picture_plan,
+    picture_problems,
     say_what_happened,
 )
 from trainer.data.images import Unreadable, open_picture
-from trainer.declare import Problem, Section, by_name, setting
+from trainer.declare import Problem, by_name, setting
 from trainer.events import Item
 from trainer.jobs import Job
 from trainer.report import Failure, Reporter, Stopped
@@ -29,23 +29,16 @@ SEED = 42
 """Sampling draws the same words every time."""
 
 
-class BlipCaptions(Section):
+class BlipCaptions(Pictures):
     """Let BLIP look at each picture and describe it in a sentence; edit what is wrong by hand afterwards."""
 
     tab: ClassVar[str] = "BLIP"
     title: ClassVar[str] = "BLIP Captioning"
 
-    image_folder: str = setting("", "Image folder to caption", "The folder with the pictures, such as 10_cat.", kind="folder")
     model: str = setting(
         MODELS[0], "Model", "large describes best, base is quicker; demo knows only the demo's drawn shapes. Or a folder on this machine.",
         choices=MODELS, custom=True, kind="folder",
     )  # fmt: skip
-    caption_extension: str = setting(
-        ".txt", "Caption file extension", "cat.png is described by cat.txt.", choices=(".txt", ".caption", ".cap"), custom=True
-    )
-    overwrite_captions: bool = setting(
-        False, "Overwrite existing captions in folder", "Off: pictures that have a caption keep it. What is replaced is kept with the run."
-    )
     prefix: str = setting("", "Prefix to add to BLIP caption", "Put in front, such as a trigger word. A comma is added where one is missing.")
     postfix: str = setting("", "Postfix to add to BLIP caption", "Put behind. A comma is added where one is missing.")
     batch_size: int = setting(1, "Batch size", "Pictures looked at together. More is faster on a graphics card.", ge=1, soft_max=64)
@@ -74,8 +67,7 @@ class Blip(Job):
 
     def check(self, settings: Any) -> Iterator[Problem]:
         s: BlipCaptions = settings
-        yield from folder_problem(s.image_folder, "image_folder", KNOWN["image_folder"].label)
-        yield from extension_problem(s.caption_extension, "caption_extension", KNOWN["caption_extension"].label)
+        yield from picture_problems(s)
         if s.min_length > s.max_length:
             message = f"{s.min_length} is more than {KNOWN['max_length'].label} {s.max_length}."
             yield Problem("min_length", KNOWN["min_length"].label, message, {"min_length": 5}, "Use 5")
@@ -86,7 +78,7 @@ class Blip(Job):
             yield Problem("model", KNOWN["model"].label, message)
 
     def plan(self, settings: Any) -> Mapping[str, Any]:
-        return plan_for(settings.image_folder)
+        return picture_plan(settings)
 
     def run(self, settings: Any, report: Reporter) -> None:
         s: BlipCaptions = settings

@@ -4,10 +4,41 @@ import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, ClassVar
 
 from trainer.data.images import is_picture
-from trainer.declare import Problem
+from trainer.declare import Problem, Section, by_name, setting
 from trainer.report import Failure, Reporter
+
+
+class Pictures(Section):
+    """Which pictures are captioned, and what becomes of captions that are there."""
+
+    title: ClassVar[str] = "Pictures and captions"
+
+    image_folder: str = setting("", "Image folder to caption", "The folder with the pictures, such as 10_cat.", kind="folder")
+    caption_extension: str = setting(
+        ".txt", "Caption file extension", "cat.png is described by cat.txt.", choices=(".txt", ".caption", ".cap"), custom=True
+    )
+    overwrite_captions: bool = setting(
+        False, "Overwrite existing captions in folder", "Off: pictures that have a caption keep it. What is replaced is kept with the run."
+    )
+
+
+KNOWN = by_name(Pictures)
+
+
+def picture_problems(s: Pictures) -> Iterator[Problem]:
+    """Why these pictures cannot be captioned, or not with files of this ending."""
+    yield from folder_problem(s.image_folder, "image_folder", KNOWN["image_folder"].label)
+    yield from extension_problem(s.caption_extension, "caption_extension", KNOWN["caption_extension"].label)
+
+
+def picture_plan(s: Pictures) -> dict[str, Any]:
+    """How many pictures there are to go through."""
+    path = Path(s.image_folder).expanduser()
+    images = len(picture_files(path)) if s.image_folder.strip() and path.is_dir() else 0
+    return {"images": images, "sentence": f"{images} picture{'s' if images != 1 else ''} to caption"}
 
 
 def picture_files(folder: Path) -> list[Path]:
