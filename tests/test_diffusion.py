@@ -53,9 +53,7 @@ def test_x0_and_noise_come_back_from_a_mixture_and_its_velocity() -> None:
 def test_targets() -> None:
     x0, noise, _, alpha_bar = sample()
     assert diffusion.target(x0, noise, alpha_bar, "epsilon") is noise
-    assert torch.equal(
-        diffusion.target(x0, noise, alpha_bar, "v_prediction"), diffusion.velocity(x0, noise, alpha_bar)
-    )
+    assert torch.equal(diffusion.target(x0, noise, alpha_bar, "v_prediction"), diffusion.velocity(x0, noise, alpha_bar))
     with pytest.raises(ValueError, match="flow"):
         diffusion.target(x0, noise, alpha_bar, "flow")
 

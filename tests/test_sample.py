@@ -131,7 +131,12 @@ def test_every_sampler_steps_from_noise_to_a_picture(name: str, folder: Path, mo
 def test_without_guidance_there_is_one_prediction(folder: Path, model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
     sizes = []
     real = model.unet.forward
-    monkeypatch.setattr(model.unet, "forward", lambda x, *rest, **more: sizes.append(len(x)) or real(x, *rest, **more))
+
+    def forward(x: torch.Tensor, *rest: Any, **more: Any) -> Any:
+        sizes.append(len(x))
+        return real(x, *rest, **more)
+
+    monkeypatch.setattr(model.unet, "forward", forward)
     render(model, Prompt("a cat", width=64, height=64, seed=1, guidance=1.0, steps=2), settings(folder))
     render(model, Prompt("a cat", width=64, height=64, seed=1, guidance=2.0, steps=2), settings(folder))
     assert sizes == [1, 1, 2, 2]

@@ -186,7 +186,10 @@ def test_captions_are_encoded_once_when_the_text_encoder_rests(
                                     {"max_token_length": 150}, {"lr_scheduler": "linear"}, {"lr_warmup": 50},
                                     {"color_aug": True, "cache_latents": False}])  # fmt: skip
 def test_options_matter(option: dict[str, Any], make: Make, tmp_path: Path) -> None:
-    base = {"max_train_steps": 4, **{key: option[key] for key in ("optimizer", "learning_rate") if key in option}}
+    base: dict[str, Any] = {
+        "max_train_steps": 4,
+        **{key: option[key] for key in ("optimizer", "learning_rate") if key in option},
+    }
     trainings.run(make(**base), tmp_path / "plain")
     plain = tensors(tmp_path / "out" / "small.safetensors")
     trainings.run(

@@ -38,7 +38,9 @@ class Learner:
 
     def _make(self, groups: dict[str, list[nn.Parameter]], plan: Plan) -> torch.optim.Optimizer:
         try:
-            return make_optimizer(self.s, groups, self.precision.device, plan.warmup_steps)
+            vectors, small = optimizers.lay_out(self.s, groups)
+            self._in_vectors = vectors is not groups
+            return make_optimizer(self.s, vectors, self.precision.device, plan.warmup_steps, small)
         except ValueError as error:
             raise Failure(f"Optimizer extra arguments: {error}", "Correct or empty them.", "optimizer_args") from error
         except ImportError as error:
@@ -101,15 +103,16 @@ class Learner:
             nn.utils.clip_grad_norm_(self.parameters, s.max_grad_norm)
         scaler.step(self.optimizer)
         scaler.update()
-        self.optimizer.zero_grad(set_to_none=True)
+        self.optimizer.zero_grad(set_to_none=not self._in_vectors)
         if s.scale_weight_norms:
             self.adapter.scale_norms(s.scale_weight_norms)
 
     def rest_text_encoder(self) -> None:
         """From now on only the U-Net learns: no gradient, no step, no optimizer memory for the text encoder."""
-        for group in [group for group in self.optimizer.param_groups if group["name"] == TEXT]:
-            self.optimizer.param_groups.remove(group)
-            for parameter in group["params"]:
-                parameter.requires_grad_(False)
-                parameter.grad = None
-                self.optimizer.state.pop(parameter, None)
+        groups = self.optimizer.param_groups
+        for parameter in [parameter for group in groups if group["name"] == TEXT for parameter in group["params"]]:
+            self.optimizer.state.pop(parameter, None)
+        groups[:] = [group for group in groups if group["name"] != TEXT]
+        for parameter in self.adapter.text_parameters:
+            parameter.requires_grad_(False)
+            parameter.grad = None

@@ -8,7 +8,7 @@ import importlib
 import importlib.util
 import inspect
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cache
@@ -22,14 +22,17 @@ if TYPE_CHECKING:
 
     from trainer.settings import Settings
 
+    Groups = Mapping[str, list[torch.nn.Parameter]]
+
 
 @dataclass(frozen=True)
 class OptimizerType:
     """A row: the class and its defaults, and what the loop and the checks must know about it.
 
-    `fused` lists device types that have a kernel for all parameters at once. With `finds_rate` it estimates the rate
+    `fused` lists device types that have a kernel for everything at once. With `finds_rate` it estimates the rate
     itself, wants 1 from the user, and knows one rate for all parts. With `averages` the weights to use are an average
-    of those that are trained (Defazio et al. 2024), and the schedule is built in.
+    of those that are trained (Defazio et al. 2024), and the schedule is built in. Without `elementwise` the shape of a
+    tensor matters to it. With `eight_bit` its memory of large tensors is kept in 8 bits (Dettmers et al. 2022).
     """
 
     path: str
@@ -37,8 +40,12 @@ class OptimizerType:
     fused: tuple[str, ...] = ()
     finds_rate: bool = False
     averages: bool = False
+    elementwise: bool = True
+    eight_bit: bool = False
 
 
+MIN_8BIT_SIZE = 4096
+"""Values a tensor must have for an 8-bit optimizer to save memory on it: the library's own limit."""
 FUSED = ("cpu", "cuda", "mps", "xpu")
 NESTEROV = {"momentum": 0.9, "nesterov": True}
 
@@ -46,16 +53,16 @@ OPTIMIZERS: Registry[OptimizerType] = Registry(
     "optimizer",
     {
         "AdamW": OptimizerType("torch.optim.adamw.AdamW", fused=FUSED),
-        "AdamW8bit": OptimizerType("bitsandbytes.optim.adamw.AdamW8bit"),
+        "AdamW8bit": OptimizerType("bitsandbytes.optim.adamw.AdamW8bit", eight_bit=True),
         "PagedAdamW": OptimizerType("bitsandbytes.optim.adamw.PagedAdamW"),
-        "PagedAdamW8bit": OptimizerType("bitsandbytes.optim.adamw.PagedAdamW8bit"),
+        "PagedAdamW8bit": OptimizerType("bitsandbytes.optim.adamw.PagedAdamW8bit", eight_bit=True),
         "PagedAdamW32bit": OptimizerType("bitsandbytes.optim.adamw.PagedAdamW32bit"),
         "AdamWScheduleFree": OptimizerType("schedulefree.adamw_schedulefree.AdamWScheduleFree", averages=True),
         "RAdamScheduleFree": OptimizerType("schedulefree.radam_schedulefree.RAdamScheduleFree", averages=True),
-        "Adafactor": OptimizerType("transformers.optimization.Adafactor"),
+        "Adafactor": OptimizerType("transformers.optimization.Adafactor", elementwise=False),
         "Lion": OptimizerType("lion_pytorch.lion_pytorch.Lion"),
-        "Lion8bit": OptimizerType("bitsandbytes.optim.lion.Lion8bit"),
-        "PagedLion8bit": OptimizerType("bitsandbytes.optim.lion.PagedLion8bit"),
+        "Lion8bit": OptimizerType("bitsandbytes.optim.lion.Lion8bit", eight_bit=True),
+        "PagedLion8bit": OptimizerType("bitsandbytes.optim.lion.PagedLion8bit", eight_bit=True),
         "Prodigy": OptimizerType("prodigyopt.prodigy.Prodigy", finds_rate=True),
         "DAdaptation": OptimizerType(
             "dadaptation.experimental.dadapt_adam_preprint.DAdaptAdamPreprint", finds_rate=True
@@ -66,7 +73,7 @@ OPTIMIZERS: Registry[OptimizerType] = Registry(
         "DAdaptAdanIP": OptimizerType("dadaptation.experimental.dadapt_adan_ip.DAdaptAdanIP", finds_rate=True),
         "DAdaptLion": OptimizerType("dadaptation.dadapt_lion.DAdaptLion", finds_rate=True),
         "SGDNesterov": OptimizerType("torch.optim.sgd.SGD", NESTEROV, fused=("cpu", "cuda", "mps")),
-        "SGDNesterov8bit": OptimizerType("bitsandbytes.optim.sgd.SGD8bit", NESTEROV),
+        "SGDNesterov8bit": OptimizerType("bitsandbytes.optim.sgd.SGD8bit", NESTEROV, eight_bit=True),
         "SGDScheduleFree": OptimizerType("schedulefree.sgd_schedulefree.SGDScheduleFree", averages=True),
     },
     aliases={"DAdaptAdamPreprint": "DAdaptation"},
@@ -163,13 +170,17 @@ def _value(name: str, text: str) -> Any:
 
 
 def make_optimizer(
-    s: "Settings", groups: "Mapping[str, list[torch.nn.Parameter]]", device: "torch.device", warmup_steps: int = 0
+    s: "Settings",
+    groups: "Groups",
+    device: "torch.device",
+    warmup_steps: int = 0,
+    small: "Sequence[torch.nn.Parameter]" = (),
 ) -> "torch.optim.Optimizer":
     """The chosen optimizer over groups of parameters by name: "unet", "textencoder", each with its own rate.
 
-    `warmup_steps` are for optimizers with a schedule of their own. A group's `rate` is what the user set and its `lr`
-    what a schedule made of it. Raises `ValueError` with a sentence about the extra arguments, `ImportError` when the
-    package is missing.
+    `warmup_steps` are for optimizers with a schedule of their own, `small` is as `lay_out` gives it. A group's `rate`
+    is what the user set and its `lr` what a schedule made of it. Raises `ValueError` with a sentence about the extra
+    arguments, `ImportError` when the package is missing.
     """
     row, arguments = OPTIMIZERS[s.optimizer], parse_arguments(s.optimizer_args)
     complaint = unknown_arguments(s.optimizer, arguments)
@@ -194,9 +205,42 @@ def make_optimizer(
     elif "lr" in inspect.signature(kind).parameters:
         options["lr"] = max(rates.values())
     try:
-        return kind(lists, **options)
+        optimizer: torch.optim.Optimizer = kind(lists, **options)
     except (TypeError, ValueError, AssertionError) as error:
         raise ValueError(f"{s.optimizer} does not accept {s.optimizer_args or 'these rates'}: {error}") from error
+    if row.eight_bit:
+        keep_in_32_bits(small)
+    return optimizer
+
+
+def lay_out(s: "Settings", groups: "Groups") -> "tuple[Groups, list[torch.nn.Parameter]]":
+    """The groups as few long vectors where the chosen optimizer gives the same result on them, else as they are.
+
+    Also returns the vectors that an 8-bit optimizer shall keep in 32 bits: those of tensors too small for 8 bits. With
+    module dropout a layer that was left out has no gradient and must not move, which a vector could not say.
+    """
+    from trainer.flat import by_size, flatten
+
+    row = OPTIMIZERS[s.optimizer]
+    if not row.elementwise or s.module_dropout:
+        return groups, []
+    least = int(parse_arguments(s.optimizer_args).get("min_8bit_size", MIN_8BIT_SIZE)) if row.eight_bit else 0
+    vectors: dict[str, list[torch.nn.Parameter]] = {}
+    small: list[torch.nn.Parameter] = []
+    for name, parameters in groups.items():
+        sorted_by_size = by_size(parameters, least)
+        vectors[name] = [flatten(some) for some in sorted_by_size]
+        small += [vector for vector, some in zip(vectors[name], sorted_by_size, strict=True) if some[0].numel() < least]
+    return vectors, small
+
+
+def keep_in_32_bits(parameters: "Sequence[torch.nn.Parameter]") -> None:
+    """Tell bitsandbytes to use 32 bits for these, whatever their size."""
+    from bitsandbytes.optim import GlobalOptimManager
+
+    manager = GlobalOptimManager.get_instance()
+    manager.pid2config.clear()  # it knows tensors by their address, and addresses are used again
+    manager.override_config(list(parameters), "optim_bits", 32)
 
 
 def rate_of(s: "Settings", group: str) -> float:
