@@ -46,9 +46,9 @@ def test_shapes_and_doodles_score_low() -> None:
 def test_half_a_creature_scores_less() -> None:
     whole = draw_creature("white", 41)
     without_antennae = whole.copy()
-    without_antennae.paste(whole.getpixel((0, 0)), (0, 0, 128, 42))
+    without_antennae.paste(COLOURS["white"], (0, 0, 128, 42))
     without_head = whole.copy()
-    without_head.paste(whole.getpixel((0, 0)), (0, 42, 128, 128))
+    without_head.paste(COLOURS["white"], (0, 42, 128, 128))
     red = draw_creature("white", 41, COLOURS["red"])
     score = concept_score(whole)
     assert concept_score(without_antennae) < score - 0.25

@@ -13,12 +13,13 @@ from torch.nn import functional
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from trainer.demo.make_tokenizer import TOKENIZER
+from trainer.demo.muon import Muon
 from trainer.demo.pictures import Scene, caption, draw, scenes
 from trainer.demo.team import Clock, Team, learning_rate, save
 from trainer.demo.vae import to_tensor
 
 BATCH = 8  # pictures per process and step
-PEAK_RATE = 1e-3
+PEAK_RATES = (2e-3, 1e-3)  # Muon, AdamW
 AVERAGE_EVERY = 8  # steps
 EMA_DECAY = 0.95  # per averaging
 PICTURES = 5_000  # different pictures per process
@@ -76,8 +77,8 @@ def make_scheduler() -> DDIMScheduler:
     )
 
 
-class FullPrecisionAttention:
-    """Attention that stays in float32 under autocast: on CPUs that is faster than bfloat16, and exact."""
+class PlainAttention:
+    """Attention written out: with heads so few and small it is faster on a CPU than PyTorch's fused one."""
 
     def __call__(
         self,
@@ -89,11 +90,11 @@ class FullPrecisionAttention:
         """`hidden_states` (batch, places, channels) attend to themselves or to the text."""
         context = hidden_states if encoder_hidden_states is None else encoder_hidden_states
         query, key, value = (
-            layer(source).float().unflatten(-1, (attn.heads, -1)).transpose(1, 2)
+            layer(source).unflatten(-1, (attn.heads, -1)).transpose(1, 2)
             for layer, source in ((attn.to_q, hidden_states), (attn.to_k, context), (attn.to_v, context))
         )
-        mixed = functional.scaled_dot_product_attention(query, key, value)
-        return attn.to_out[0](mixed.transpose(1, 2).flatten(2))
+        weights = (query * attn.scale @ key.transpose(-1, -2)).softmax(-1)
+        return attn.to_out[0]((weights.to(value.dtype) @ value).transpose(1, 2).flatten(2))
 
 
 @functools.cache
@@ -190,26 +191,32 @@ def held_back_loss(denoiser: Denoiser, pictures: list[Scene], latents: torch.Ten
     return functional.mse_loss(torch.cat(parts), noise).item()
 
 
+def make_optimizers(denoiser: Denoiser) -> tuple[torch.optim.Optimizer, torch.optim.Optimizer]:
+    """Muon for the U-Net's inner weights, AdamW for its ends, its biases and the text encoder."""
+    ends = ("conv_in", "conv_out", "time_embedding")
+    inner = [
+        weight for name, weight in denoiser.unet.named_parameters() if weight.ndim >= 2 and not name.startswith(ends)
+    ]
+    chosen = {id(weight) for weight in inner}
+    # No weight decay: it would shrink the rows of words that never occur.
+    others = [weight for weight in denoiser.parameters() if id(weight) not in chosen]
+    adam = torch.optim.AdamW(others, PEAK_RATES[1], betas=(0.9, 0.99), weight_decay=0.0, fused=True)
+    return Muon(inner, PEAK_RATES[0]), adam
+
+
 def train_denoiser(team: Team, minutes: float, vae: AutoencoderKL, checkpoint: Path) -> None:
     """Train for the given time, or go on from the checkpoint; the first process leaves the result in the checkpoint."""
     torch.manual_seed(0)
     denoiser = Denoiser()
-    denoiser.unet.set_attn_processor(FullPrecisionAttention())
-    # No decay on the token table: it would shrink the rows of words that never occur.
-    table = denoiser.text_encoder.get_input_embeddings().weight
-    others = [parameter for parameter in denoiser.parameters() if parameter is not table]
-    optimizer = torch.optim.AdamW(
-        [{"params": others, "weight_decay": 0.01}, {"params": [table], "weight_decay": 0.0}],
-        PEAK_RATE,
-        betas=(0.9, 0.99),
-        fused=True,
-    )
+    denoiser.unet.set_attn_processor(PlainAttention())
+    optimizers = make_optimizers(denoiser)
     average = [parameter.detach().clone() for parameter in denoiser.parameters()]
     clock, done = Clock(minutes), 0
     if checkpoint.exists():
         state = torch.load(checkpoint, weights_only=True)
         denoiser.load_state_dict(state["denoiser"])
-        optimizer.load_state_dict(state["optimizer"])
+        for optimizer, kept in zip(optimizers, state["optimizers"], strict=True):
+            optimizer.load_state_dict(kept)
         average, clock.seconds, done = state["average"], state["seconds"], state["steps"]
     if team.agree(clock.tick()) == 1:
         return
@@ -226,8 +233,9 @@ def train_denoiser(team: Team, minutes: float, vae: AutoencoderKL, checkpoint: P
     weights, recent = timestep_weights(alphas), 0.0
     fraction = team.agree(clock.tick())
     for step in itertools.count(done + 1):
-        for group in optimizer.param_groups:
-            group["lr"] = learning_rate(PEAK_RATE, fraction)
+        for optimizer, peak in zip(optimizers, PEAK_RATES, strict=True):
+            for group in optimizer.param_groups:
+                group["lr"] = learning_rate(peak, fraction)
         clean, ids = next(data)
         timesteps = torch.multinomial(weights, BATCH, replacement=True)
         noise = draw_noise(clean.shape, timesteps)
@@ -235,10 +243,11 @@ def train_denoiser(team: Team, minutes: float, vae: AutoencoderKL, checkpoint: P
         noisy = alpha.sqrt() * clean + (1 - alpha).sqrt() * noise  # equation 4 of Ho et al. 2020
         predicted = denoiser(noisy, timesteps, ids)
         loss = functional.mse_loss(predicted, noise)
-        optimizer.zero_grad()
+        denoiser.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(denoiser.parameters(), 1.0)
-        optimizer.step()
+        for optimizer in optimizers:
+            optimizer.step()
         recent += 0.01 * (loss.item() - recent)
         if step % AVERAGE_EVERY == 0:
             team.average(denoiser.parameters())
@@ -246,7 +255,8 @@ def train_denoiser(team: Team, minutes: float, vae: AutoencoderKL, checkpoint: P
             torch._foreach_lerp_(average, [parameter.detach() for parameter in denoiser.parameters()], 1 - decay)
             fraction = team.agree(clock.tick())
         if team.leads and (step % 200 == 0 or fraction == 1):
-            state = {"denoiser": denoiser.state_dict(), "optimizer": optimizer.state_dict(), "average": average}
+            kept_states = [optimizer.state_dict() for optimizer in optimizers]
+            state = {"denoiser": denoiser.state_dict(), "optimizers": kept_states, "average": average}
             save(checkpoint, {**state, "seconds": clock.seconds, "steps": step})
             held = held_back_loss(denoiser, held_back, held_back_latents)
             print(f"unet: step {step}, {100 * fraction:.0f} %, loss {recent:.4f}, held back {held:.4f}", flush=True)
