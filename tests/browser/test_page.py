@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from playwright.sync_api import Browser, Locator, Page
 
 pytestmark = pytest.mark.browser
+PATIENCE = 60_000
+"""Milliseconds; a busy machine is slow, and none of these tests is about speed."""
 ROOT = Path(__file__).resolve().parents[2]
 
 
@@ -78,21 +80,44 @@ def served(tmp_path_factory: pytest.TempPathFactory, chromium: Browser) -> Itera
     server.stop()
 
 
-@pytest.fixture
-def page(served: Served, chromium: Browser) -> Iterator[Page]:
-    """A browser nobody has used, on a page nobody has used."""
-    for folder in ("drafts", "presets"):
-        shutil.rmtree(served.workspace / folder, ignore_errors=True)
+@pytest.fixture(scope="module")
+def tab_of_a_browser(served: Served, chromium: Browser) -> Iterator[Page]:
+    """One page for all tests: opening it is what takes time."""
     context = chromium.new_context(viewport={"width": 1280, "height": 900})
+    context.set_default_timeout(PATIENCE)
     page = context.new_page()
     opened(page, served)
     yield page
     context.close()
 
 
+@pytest.fixture
+def page(served: Served, tab_of_a_browser: Page) -> Page:
+    """The page as it is at first, with every setting at its default."""
+    shutil.rmtree(served.workspace / "presets", ignore_errors=True)
+    page = tab_of_a_browser
+    page.set_viewport_size({"width": 1280, "height": 900})
+    page.evaluate(RESET)
+    page.wait_for_function("loom.forms.train.names.every((key) => !loom.differs(loom.forms.train, key))")
+    settled(page)
+    return page
+
+
+RESET = """() => {
+  const form = loom.forms.train, only = document.getElementById("loom-only-changed");
+  document.querySelectorAll("dialog[open]").forEach((dialog) => dialog.close());
+  document.querySelectorAll(".loom-report, #loom-said p").forEach((node) => node.remove());
+  document.querySelectorAll(".loom-more[aria-expanded=true]").forEach((more) => more.click());
+  if (only.checked) only.click();
+  for (const id of ["basic", "source-model", "lora"]) document.getElementById(`tab-${id}`).click();
+  document.activeElement?.blur();
+  loom.apply("train", Object.fromEntries(form.names.map((key) => [key, form.fields[key].default])));
+}"""
+
+
 def opened(page: Page, served: Served, query: str = "") -> None:
     page.goto(served.url + query)
-    page.wait_for_selector(".loom-fine, .loom-problems", state="attached", timeout=20000)
+    page.wait_for_selector(".loom-fine, .loom-problems", state="attached", timeout=PATIENCE)
 
 
 def field(page: Page, key: str) -> Locator:
@@ -170,6 +195,18 @@ def test_the_words_of_the_guides_are_on_the_page(page: Page) -> None:
 # Drafts.
 
 
+def test_a_first_visit_finds_the_demo_filled_in(page: Page, served: Served, chromium: Browser) -> None:
+    shutil.rmtree(served.workspace / "drafts")
+    context = chromium.new_context()
+    context.set_default_timeout(PATIENCE)
+    first = context.new_page()
+    opened(first, served)
+    assert value(first, "pretrained_model_name_or_path") == "demo"
+    assert str(value(first, "train_data_dir")).startswith(str(served.workspace))
+    assert "images × 10 repeats" in first.locator(".loom-sentence").inner_text()
+    context.close()
+
+
 def test_edits_survive_a_reload_a_second_tab_and_a_restart(page: Page, served: Served) -> None:
     fill(page, "output_name", "mycat-v1")
     reveal(page, "network_dim")
@@ -192,6 +229,7 @@ def test_edits_survive_a_reload_a_second_tab_and_a_restart(page: Page, served: S
 def test_a_new_browser_finds_what_was_last_used(page: Page, served: Served, chromium: Browser) -> None:
     fill(page, "output_name", "last-used")
     context = chromium.new_context()
+    context.set_default_timeout(PATIENCE)
     other = context.new_page()
     opened(other, served)
     assert value(other, "output_name") == "last-used"
@@ -446,6 +484,7 @@ CONTRAST = """() => {
 
 def test_no_request_leaves_the_machine_and_nothing_fails(served: Served, chromium: Browser) -> None:
     context = chromium.new_context()
+    context.set_default_timeout(PATIENCE)
     page = context.new_page()
     asked: list[str] = []
     errors: list[str] = []
