@@ -64,8 +64,8 @@ def test_it_captions_and_trains_and_says_where_the_samples_are(demo: tuple[Path,
 def test_the_samples_visibly_show_the_new_concept(demo: tuple[Path, str]) -> None:
     before, after = pictures(demo[0], "creature")
     scores = [sum(map(concept_score, images)) / len(images) for images in (before, after)]
-    assert scores[0] < 0.2, scores
-    assert scores[1] > 0.5, scores
+    assert scores[0] < 0.1, scores
+    assert scores[1] > 0.3, scores
 
 
 def test_what_the_model_knew_is_still_there(demo: tuple[Path, str]) -> None:
