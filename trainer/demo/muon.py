@@ -20,7 +20,7 @@ class Muon(torch.optim.Optimizer):
         super().__init__(list(parameters), {"lr": lr, "momentum": momentum})
 
     @torch.no_grad()
-    def step(self, closure: Any = None) -> None:
+    def step(self, closure: Any = None) -> Any:
         """One update of every parameter; all of them must have gradients and at least two dimensions."""
         for group in self.param_groups:
             shapes: dict[tuple[int, int], list[torch.nn.Parameter]] = {}
