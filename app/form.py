@@ -114,15 +114,15 @@ class Form:
         # Client only: the browser keeps the values by name, and fills inputs when a fix is taken.
         inputs = [self.inputs[name] for name in names]
         taker.click(None, None, inputs, js=f"() => loom.taken('{self.name}')")
-        gr.on(
-            [component.change for component in inputs],  # type: ignore[attr-defined]
-            None,
-            inputs,
-            None,
-            js=f"(...values) => {{ loom.values('{self.name}', values) }}",
-            show_progress="hidden",
-            queue=False,
-        )
+        for name, component in self.inputs.items():
+            component.change(  # type: ignore[attr-defined]
+                None,
+                component,
+                None,
+                js=f"(value) => {{ loom.value('{self.name}', '{name}', value) }}",
+                show_progress="hidden",
+                queue=False,
+            )
 
     def fill(self, page: gr.Blocks, opening: Callable[[str], Mapping[str, Any]]) -> None:
         """Fill the inputs whenever the page opens; call once, after `wire`.

@@ -2,7 +2,6 @@
 
 window.loom = (() => {
   const forms = {};
-  const early = {};
   const listeners = [];
   const PAUSE = 350;
 
@@ -34,7 +33,8 @@ window.loom = (() => {
 
   function form(spec, server) {
     const known = forms[spec.name] = {
-      ...spec, server, values: null, problems: [], notes: {}, patch: null,
+      ...spec, server, problems: [], warnings: [], notes: {}, patch: null,
+      values: Object.fromEntries(spec.names.map((key) => [key, spec.fields[key].default])),
       ready: !spec.checks, checking: false, dirty: false, timer: 0, edits: 0,
     };
     decorate(known, 0);
@@ -49,7 +49,7 @@ window.loom = (() => {
       more.closest(".loom-section").querySelector(".loom-folded").addEventListener("beforematch", () => unfold(more, true));
     });
     form.dressed = true;
-    if (early[form.name]) values(form.name, early[form.name]);
+    refresh(form);
     listeners.forEach((listener) => listener("form", form));
   }
 
@@ -112,16 +112,15 @@ window.loom = (() => {
     input.dispatchEvent(new Event("input", { bubbles: true }));
   }
 
-  /* Values: the page tells us all of them whenever one changes. */
+  /* Values: each input tells its own when it changes, whoever changed it; what follows is drawn once a frame. */
 
-  function values(name, list) {
+  function value(name, key, now) {
     const form = forms[name];
-    if (!form || !form.dressed) { early[name] = list; return; }
-    const now = Object.fromEntries(form.names.map((key, index) => [key, list[index] ?? ""]));
-    const same = form.values && form.names.every((key) => form.values[key] === now[key]);
-    form.values = now;
-    refresh(form);
-    if (!same && form.ready) edited(form);
+    now = now ?? "";
+    if (!form || form.values[key] === now) return;
+    form.values[key] = now;
+    if (!form.drawing) form.drawing = requestAnimationFrame(() => { form.drawing = 0; refresh(form); });
+    if (form.ready) edited(form);
   }
 
   const plain = (value) => {
@@ -131,7 +130,7 @@ window.loom = (() => {
   };
   const differs = (form, key) => plain(form.values[key]) !== plain(form.fields[key].default);
   const applies = (form, key) => Object.entries(form.fields[key].when).every(([name, wanted]) =>
-    !(name in form.values) || wanted.some((option) => plain(option) === plain(form.values[name])));
+    !(name in form.fields) || wanted.some((option) => plain(option) === plain(form.values[name])));
 
   function refresh(form) {
     for (const key of form.names) {
@@ -205,9 +204,10 @@ window.loom = (() => {
   /* The page has been filled: from now on what changes is an edit. */
   function ready(name, list) {
     const form = forms[name];
-    if (!form?.dressed) return setTimeout(() => ready(name, early[name] || list), 20);
-    values(name, list);
+    if (!form?.dressed) return setTimeout(() => ready(name, list), 20);
+    form.names.forEach((key, index) => { form.values[key] = list[index] ?? ""; });
     form.ready = true;
+    refresh(form);
     check(form);
   }
 
@@ -295,7 +295,7 @@ window.loom = (() => {
   });
 
   return {
-    forms, form, values, apply, taken, ready, ticket, receive, jump, reveal, closed, type, element, remember, recall, sentence, browser, differs, applies, block,
+    forms, form, value, apply, taken, ready, ticket, receive, jump, reveal, closed, type, element, remember, recall, sentence, browser, differs, applies, block,
     listen: (listener) => listeners.push(listener),
     check: (name) => check(forms[name]),
   };
