@@ -1,78 +1,88 @@
-"""How long it takes from Start to the first step of the demo, and where the time goes.
+"""Time from Start to the first finished step of the demo, and where it goes.
 
-    .venv/bin/python -m benchmarks.first_step     on Windows: .venv\\Scripts\\python
+    python -m benchmarks.first_step
 
-Starts the run as the page does: through the queue and the supervisor, in processes of their own.
+Start is the moment the run's process is started, as the supervisor does it. Phases are those the run itself tells of.
 """
 
 from __future__ import annotations
 
 import argparse
-import itertools
 import os
+import platform
 import statistics
+import subprocess
 import sys
 import tempfile
 import time
+from collections import defaultdict
 from pathlib import Path
 
-import psutil
-
-from trainer.events import Ended, Event, Phase, Started, Step, read
+from trainer import events, runfolder
+from trainer.events import Phase, Step
 from trainer.workspace import VARIABLE
+
+PATIENCE = 600.0
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--runs", type=int, default=3, help="how often to start; the median is what counts")
-    arguments = parser.parse_args()
-    busy = psutil.getloadavg()[0]
-    measured = [start_once() for _ in range(arguments.runs)]
-    print(f"{'':<22}{'median':>9}")
-    for name in measured[0]:
-        print(f"{name:<22}{statistics.median(times.get(name, 0.0) for times in measured):8.2f}s")
-    if busy > 0.5:
-        print(f"{busy:.1f} other programs were at work on {psutil.cpu_count()} processors: these figures say little.")
+    given = parser.parse_args()
+    found: dict[str, list[float]] = defaultdict(list)
+    for _ in range(given.runs):
+        for name, seconds in start_once().items():
+            found[name].append(seconds)
+    print(f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores, {given.runs} runs")
+    for name, values in found.items():
+        print(f"{name:<28}{statistics.median(values):7.2f} s")
     return 0
 
 
 def start_once() -> dict[str, float]:
-    """Start the demo in a workspace of its own and stop it after its first step; seconds by phase, and in all."""
-    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
-        os.environ[VARIABLE] = folder
-        from app import runs
+    """Seconds of each phase up to the first step, and "first step" in all."""
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as workspace:
+        os.environ[VARIABLE] = workspace
         from trainer.demo.run import train_settings
 
-        settings = train_settings().changed(sample_at_first=False)
+        folder = runfolder.create("train", "demo", train_settings())
         began = time.time()
-        run = runs.queue_run("train", settings, "first step")
-        events = Path(folder) / "runs" / run / "events.jsonl"
-        found: list[Event] = []
-        while not any(isinstance(event, Step | Ended) for event in found):
-            time.sleep(0.02)
-            found, _ = read(events)
-        runs.command(run, "kill")
-        times = moments(found, began)
-        while (snapshot := runs.snapshot(run)) is not None and snapshot.state in runs.GOING:
-            time.sleep(0.1)
-    return times
+        with (folder / runfolder.LOG).open("wb") as log:
+            command = [sys.executable, "-m", "trainer", "train", str(folder)]
+            process = subprocess.Popen(command, stdout=log, stderr=log)
+        try:
+            happened = wait_for_step(folder, process, began)
+        finally:
+            process.kill()
+            process.wait()
+    return phases(happened, began)
 
 
-def moments(found: list[Event], began: float) -> dict[str, float]:
-    """Seconds that each phase took, from the events of a run that was asked for at `began`."""
-    marks: list[tuple[str, float]] = [("process and imports", began)]
-    for event in found:
-        if isinstance(event, Phase) and event.name not in ("starting", marks[-1][0]):
-            marks.append((event.name, event.time))
-        elif isinstance(event, Started):
-            marks.append(("settings and folders", event.time))
-        elif isinstance(event, Step | Ended):
-            marks.append(("", event.time))
+def wait_for_step(folder: Path, process: subprocess.Popen[bytes], began: float) -> list[events.Event]:
+    """Everything that happened up to the first step."""
+    while time.time() - began < PATIENCE:
+        happened, _ = events.read(folder / runfolder.EVENTS)
+        if any(isinstance(event, Step) for event in happened):
+            return happened
+        if process.poll() is not None:
+            raise SystemExit((folder / runfolder.LOG).read_text(encoding="utf-8", errors="replace"))
+        time.sleep(0.02)
+    raise SystemExit("No step within ten minutes.")
+
+
+def phases(happened: list[events.Event], began: float) -> dict[str, float]:
+    """How long each phase lasted, in order, and the whole."""
+    spent: dict[str, float] = defaultdict(float)
+    name, since = "starting the process", began
+    for event in happened:
+        if isinstance(event, Phase) and event.name != name:
+            spent[name] += event.time - since
+            name, since = event.name, event.time
+        if isinstance(event, Step):
+            spent[name] += event.time - since
+            spent["first step"] = event.time - began
             break
-    times: dict[str, float] = {}
-    for (name, start), (_, end) in itertools.pairwise(marks):
-        times[name] = times.get(name, 0.0) + end - start
-    return {**times, "in all": marks[-1][1] - began}
+    return dict(spent)
 
 
 if __name__ == "__main__":

@@ -246,7 +246,8 @@ def stop_and_go_on(s: Settings, step: int, tmp_path: Path) -> None:
         trainings.run(s, tmp_path / "first", at={step: "stop"})
     first = events.read(tmp_path / "first" / "events.jsonl")[0]
     assert (tmp_path / "out" / f"small-step{step:08d}.safetensors").is_file()
-    state = next(event.path for event in first if isinstance(event, Saved) and event.what == "state")
+    state = [event.path for event in first if isinstance(event, Saved) and event.what == "state"][-1]
+    assert Path(state).parent == tmp_path / "out"
     second = trainings.run(s.changed(resume=state), tmp_path / "second")
     assert losses(first) + losses(second) == losses(whole)
     assert [event.average for event in second if isinstance(event, Step)] == [
@@ -299,7 +300,7 @@ def test_save_sample_pause_and_resume(make: Make, tmp_path: Path) -> None:
 
     found = trainings.run(s, tmp_path / "run", at={2: "save", 3: "sample", 4: "pause"}, listen=listen)
     assert losses(found) == plain
-    assert [Path(event.path).name for event in found if isinstance(event, Saved)] == [
+    assert [Path(event.path).name for event in found if isinstance(event, Saved) and event.what == "weights"] == [
         "small-step00000002.safetensors", "small.safetensors",
     ]  # fmt: skip
     assert [event.step for event in found if isinstance(event, Sample)] == [3]
@@ -396,7 +397,7 @@ def test_curves_have_the_names_people_know(make: Make, tmp_path: Path) -> None:
 def test_an_output_folder_that_fails_loses_nothing(make: Make, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way")
     found = trainings.run(make(max_train_steps=1, output_dir=str(tmp_path / "file" / "out")), tmp_path / "run")
-    saved = next(event for event in found if isinstance(event, Saved))
+    saved = next(event for event in found if isinstance(event, Saved) and event.what == "weights")
     assert Path(saved.path) == tmp_path / "run" / "output" / "small.safetensors"
     assert any(
         event.level == "warning" and "instead" in event.text for event in found if isinstance(event, events.Note)
@@ -423,12 +424,12 @@ def test_what_the_learning_rate_curve_shows_is_what_is_used(make: Make, tmp_path
 def test_a_loss_that_is_no_number_ends_the_run_and_names_the_pictures(
     make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real = train.loss_of
+    real = train.Objective.__call__
 
-    def loss_of(batch: Any, place: tuple[int, int], *others: Any) -> torch.Tensor:
-        return real(batch, place, *others) * (torch.nan if place[0] == 2 else 1)
+    def loss_of(objective: Any, batch: Any, step: int, place: int) -> torch.Tensor:
+        return real(objective, batch, step, place) * (torch.nan if step == 2 else 1)
 
-    monkeypatch.setattr(train, "loss_of", loss_of)
+    monkeypatch.setattr(train.Objective, "__call__", loss_of)
     with pytest.raises(Failure, match=r"loss became nan at step 3\b.*cat\d\.bmp") as failed:
         trainings.run(make(epoch=4, save_every_n_steps=1), tmp_path / "run")
     assert "Learning rate" in failed.value.advice
@@ -449,7 +450,7 @@ def test_out_of_memory_says_what_to_try(
     def fail(*args: Any) -> None:
         raise error
 
-    monkeypatch.setattr("trainer.train.loss_of", fail)
+    monkeypatch.setattr(train.Objective, "__call__", fail)
     with pytest.raises(Failure, match="not enough memory for training") as failed:
         trainings.run(make(train_batch_size=4), tmp_path / "run")
     assert failed.value.advice.index("Train batch size") < failed.value.advice.index("Gradient checkpointing")
@@ -459,7 +460,7 @@ def test_other_errors_are_not_dressed_up(make: Make, tmp_path: Path, monkeypatch
     def fail(*args: Any) -> None:
         raise RuntimeError("a bug")
 
-    monkeypatch.setattr("trainer.train.loss_of", fail)
+    monkeypatch.setattr(train.Objective, "__call__", fail)
     with pytest.raises(RuntimeError, match="a bug"):
         trainings.run(make(), tmp_path / "run")
 

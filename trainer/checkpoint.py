@@ -156,6 +156,7 @@ class Saver:
             self.report.note(f"{failure.reason} The state for emergencies was not saved.", "warning")
             self._pause = 600.0
         else:
+            self._say(progress, path, "state", _size(path))
             for folder in older:
                 if folder != path:
                     shutil.rmtree(folder, ignore_errors=True)
@@ -163,7 +164,7 @@ class Saver:
         self._autosaved = time.monotonic()
 
     def forget_autosaves(self) -> None:
-        """The run ended well: states for emergencies are not needed any more."""
+        """The run ended well, or saved a state where people find it: those for emergencies are not needed any more."""
         for folder in self._autosaves():
             shutil.rmtree(folder, ignore_errors=True)
 

@@ -66,7 +66,7 @@ def train(s: Settings, report: Reporter) -> None:
         losses = Losses(plan.steps_per_epoch, precision.device, progress.losses)
         desk = Desk(s, report, plan, progress, losses, curves, painter, saver)
         make_room(s, model, dataset, conditioning, painter, report)
-        alpha_bars = diffusion.alpha_bars(model.scheduler_config)
+        loss_of = Objective(model, conditioning, s, precision)
 
         with memory_for("training", s, precision.device):
             if s.sample_at_first and not progress.step:
@@ -79,9 +79,9 @@ def train(s: Settings, report: Reporter) -> None:
                     learner.set_rates(progress.step)
                     loss = torch.zeros((), device=precision.device)
                     for place, batch in enumerate(group):
-                        share = loss_of(batch, (progress.step, place), model, conditioning, alpha_bars, s, precision)
-                        learner.backward(share / len(group))
-                        loss += share.detach() / len(group)
+                        share = loss_of(batch, progress.step, place) / len(group)
+                        learner.backward(share)
+                        loss += share.detach()
                     learner.step()
 
                     progress.advance(len(group))
@@ -96,30 +96,36 @@ def train(s: Settings, report: Reporter) -> None:
     saver.forget_autosaves()
 
 
-def loss_of(
-    batch: Batch, place: tuple[int, int], model: Model, conditioning: Conditioning, alpha_bars: Tensor, s: Settings,
-    precision: Precision,
-) -> Tensor:  # fmt: skip
-    """The loss of one batch (Ho et al. 2020, eq. 14, weighed): a tensor of one number that gradients flow from.
+class Objective:
+    """The loss of a batch: how far the model is from telling noise and picture apart (Ho et al. 2020, eq. 14)."""
 
-    `place` in the run (step, batch of the step) and the seed decide everything random.
-    """
-    assert s.seed is not None
-    x0, source = batch.latents, diffusion.generator(s.seed, *place)
-    torch.manual_seed(diffusion.mixed_seed(s.seed, *place))  # dropouts
-    noise = put(diffusion.draw_noise(x0.shape, s.noise_offset, source), x0.device)
-    t = diffusion.draw_timesteps(batch.size, len(alpha_bars), source)
-    alpha_bar, t = put(alpha_bars[t], x0.device), put(t, x0.device)
+    def __init__(self, model: Model, conditioning: Conditioning, s: Settings, precision: Precision) -> None:
+        self.model, self.conditioning, self.s, self.precision = model, conditioning, s, precision
+        self.alpha_bars = diffusion.alpha_bars(model.scheduler_config)
 
-    noisy = diffusion.mix(x0, noise, alpha_bar)  # q(x_t | x_0)
-    told = conditioning(batch.captions)
-    with precision.autocast():
-        prediction = model.unet(noisy, t, told, return_dict=False)[0]
-    wanted = diffusion.target(x0, noise, alpha_bar, model.prediction_type)
-    losses = diffusion.per_sample(diffusion.distance(prediction, wanted)) * batch.loss_weights
-    if s.min_snr_gamma:
-        losses = losses * diffusion.min_snr_weight(alpha_bar, s.min_snr_gamma, model.prediction_type)
-    return losses.mean()
+    def __call__(self, batch: Batch, *place: int) -> Tensor:
+        """A tensor of one number that gradients flow from.
+
+        Everything random follows from the seed and `place`, which is unlike any other in the run: step, batch of it.
+        """
+        s, prediction_type = self.s, self.model.prediction_type
+        assert s.seed is not None
+        source = diffusion.generator(s.seed, *place)
+        torch.manual_seed(diffusion.mixed_seed(s.seed, *place))  # for dropouts
+        x0, device = batch.latents, batch.latents.device
+        noise = put(diffusion.draw_noise(x0.shape, s.noise_offset, source), device)
+        t = diffusion.draw_timesteps(batch.size, len(self.alpha_bars), source)
+        alpha_bar, t = put(self.alpha_bars[t], device), put(t, device)
+
+        noisy = diffusion.mix(x0, noise, alpha_bar)  # q(x_t | x_0)
+        told = self.conditioning(batch.captions)
+        with self.precision.autocast():
+            prediction = self.model.unet(noisy, t, told, return_dict=False)[0]
+        wanted = diffusion.target(x0, noise, alpha_bar, prediction_type)
+        losses = diffusion.per_sample(diffusion.distance(prediction, wanted)) * batch.loss_weights
+        if s.min_snr_gamma:
+            losses = losses * diffusion.min_snr_weight(alpha_bar, s.min_snr_gamma, prediction_type)
+        return losses.mean()
 
 
 # Before the loop.
@@ -244,6 +250,7 @@ class Desk:
         self.tell()
         if command == "stop":
             self.saver.save(self.progress, of_step(self.progress.step), with_state=True)
+            self.saver.forget_autosaves()
             raise Stopped(f"Stopped after step {self.progress.step} of {self.plan.steps}; everything is saved.")
         if command == "save":
             self.saver.save(self.progress, of_step(self.progress.step))
