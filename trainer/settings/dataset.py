@@ -43,17 +43,17 @@ class Images(Section):
     )
     min_bucket_reso: int = setting(
         256, "Minimum bucket resolution", "The shortest side a bucket may have.", ge=64, soft_max=4096, step=64,
-        when={"enable_bucket": True},
+        when={"enable_bucket": True}, advanced=True,
     )  # fmt: skip
     max_bucket_reso: int = setting(
         2048, "Maximum bucket resolution", "The longest side a bucket may have.", ge=64, soft_max=4096, step=64,
-        when={"enable_bucket": True},
+        when={"enable_bucket": True}, advanced=True,
     )  # fmt: skip
     cache_latents: bool = setting(
         True, "Cache latents", "Encode each picture once instead of at every step: faster, less memory. Only flipping stays possible."
     )
     cache_latents_to_disk: bool = setting(
-        False, "Cache latents to disk", "Keep the encoded pictures for the next run. A changed picture is encoded anew."
+        False, "Cache latents to disk", "Keep the encoded pictures for the next run. A changed picture is encoded anew.", advanced=True
     )
 
     @property

@@ -19,10 +19,10 @@ class LoraType(Section):
         choices=ADAPTERS,
     )
     network_weights: str = setting(
-        "", "LoRA network weights", "Optional. An earlier LoRA file to go on from.", kind="file", kohya=("lora_network_weights",)
+        "", "LoRA network weights", "Optional. An earlier LoRA file to go on from.", kind="file", kohya=("lora_network_weights",), advanced=True
     )
     dim_from_weights: bool = setting(
-        False, "DIM from weights", "Take rank and alpha from LoRA network weights instead of the fields below."
+        False, "DIM from weights", "Take rank and alpha from LoRA network weights instead of the fields below.", advanced=True
     )
 
 
