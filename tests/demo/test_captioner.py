@@ -19,7 +19,7 @@ def model() -> BlipForConditionalGeneration:
 
 
 def test_it_describes_pictures_it_has_not_seen(model: BlipForConditionalGeneration) -> None:
-    assert exact_matches(model, list(itertools.islice(examples(31), 40))) >= 0.9
+    assert exact_matches(model, list(itertools.islice(examples(31), 120))) >= 0.88
 
 
 def test_it_describes_the_data_set_as_any_blip(model: BlipForConditionalGeneration) -> None:
