@@ -181,14 +181,14 @@ def test_3_caption_the_photographs(page: Page, site: Site) -> None:
 
 
 def test_4_start_see_it_learn_and_reload(page: Page, site: Site) -> None:
-    folder = train(page, site, "story", 1500)
+    folder = train(page, site, "story", 50_000)
     panel = run_panel(page)
-    panel.get_by_text(re.compile(r"step \d+/1500")).first.wait_for()
+    panel.get_by_text(re.compile(r"step \d+/50000")).first.wait_for()
     panel.locator("svg").first.wait_for()
     panel.locator("img").first.wait_for()
     page.wait_for_function("[...document.querySelectorAll('#loom-right img')].some((image) => image.naturalWidth > 0)")
     page.reload()
-    panel.get_by_text(re.compile(r"step \d+/1500")).first.wait_for()
+    panel.get_by_text(re.compile(r"step \d+/50000")).first.wait_for()
     assert status(folder)["state"] == "running"
 
 
@@ -199,7 +199,7 @@ def test_5_the_page_dies_and_the_run_goes_on(page: Page, site: Site) -> None:
     wait_for(lambda: status(folder)["step"] > step + 5, "steps without a page")
     site.open()
     goto(page, site)
-    run_panel(page).get_by_text(re.compile(r"step \d+/1500")).first.wait_for()
+    run_panel(page).get_by_text(re.compile(r"step \d+/50000")).first.wait_for()
 
 
 def test_6_stop_and_resume_to_the_file(page: Page, site: Site) -> None:
@@ -208,7 +208,7 @@ def test_6_stop_and_resume_to_the_file(page: Page, site: Site) -> None:
     panel.get_by_role("button", name="Stop", exact=True).click()
     panel.get_by_text(re.compile("Stopped at step")).first.wait_for()
     stopped = status(folder)["step"]
-    assert 0 < stopped < 1500
+    assert 0 < stopped < 50_000
     tab(page, "LoRA")
     panel.get_by_role("button", name="Resume", exact=True).click()
     again = wait_for(lambda: newest(site) if newest(site) != folder else None, "the resumed run")
@@ -244,7 +244,7 @@ def test_9_a_killed_trainer_is_told_and_resumed(page: Page, site: Site) -> None:
     tab(page, "Advanced")
     fill(page, "Save every N steps", "5")
     page.evaluate("loom.apply('train', {save_state: true})")
-    folder = train(page, site, "killed", 1500)
+    folder = train(page, site, "killed", 50_000)
     wait_for(lambda: status(folder).get("step", 0) > 8, "a saved state")
     wait_for(lambda: list((site.work / "out ä 'x'").glob("killed*-state")), "a state folder")
     with_pid(status(folder)["pid"], signal.SIGKILL)
