@@ -475,8 +475,8 @@ def test_half_precision_on_the_processor_is_a_note(make: Make, tmp_path: Path) -
     ("values", "key", "said"),
     [
         ({"optimizer_args": "frobnicate=1"}, "optimizer_args", "frobnicate"),
-        ({"train_data_dir": "/nowhere"}, "train_data_dir", "no picture"),
-        ({"resume": "/nowhere"}, "resume", "not a training state"),
+        ({"train_data_dir": "no/such/folder"}, "train_data_dir", "no picture"),
+        ({"resume": "no/such/folder"}, "resume", "not a training state"),
     ],
 )
 def test_what_cannot_start_is_a_sentence(

@@ -26,7 +26,7 @@ from trainer.learner import Learner
 from trainer.losses import Losses
 from trainer.models import load_model
 from trainer.plan import Plan, due, make_plan
-from trainer.report import Stopped
+from trainer.report import Failure, Stopped
 from trainer.sample import Painter
 
 if TYPE_CHECKING:
@@ -45,7 +45,7 @@ def train(s: Settings, report: Reporter) -> None:
     state = checkpoint.open_state(s.resume) if s.resume else None
     s = with_seed(s, state, report)
     precision = choose_precision(s, report)
-    dataset = verify(scan(s, report), report)
+    dataset = pictures(s, report)
     plan = make_plan(s, dataset)
     report(Started(job="train", name=s.output_name, pid=os.getpid(), plan=plan.as_json(),
                    resumed_from_step=state.step if state else 0))  # fmt: skip
@@ -142,6 +142,15 @@ def with_seed(s: Settings, state: checkpoint.State | None, report: Reporter) -> 
     if kept is not None and kept != s.seed:
         report.note(f"The state was saved with seed {kept}; the run goes on with seed {s.seed}.", "warning", "seed")
     return s
+
+
+def pictures(s: Settings, report: Reporter) -> Dataset:
+    """The pictures that can be read; those that cannot are named. `Failure` when none is left to train on."""
+    dataset = verify(scan(s, report), report)
+    if not dataset.pictures:
+        advice = "Choose an Image folder that contains folders named like 10_cat with your pictures."
+        raise Failure("There is no picture to train on.", advice, "train_data_dir")
+    return dataset
 
 
 def resumed(
