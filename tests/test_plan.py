@@ -52,6 +52,7 @@ def test_the_sentence_of_the_page() -> None:
             30,
             "30 steps, as set: 10 images × 2 repeats are 20 steps an epoch, so 1.5 epochs",
         ),
+        ({"max_train_steps": 50_000}, [(10, 2)], 0, 50_000, "are 20 steps an epoch, so 2,500 epochs"),
         ({"max_train_steps": 30, "max_train_epochs": 2}, [(10, 2)], 0, 40, "× 2 epochs = 40 steps"),
     ],
 )

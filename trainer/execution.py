@@ -2,6 +2,7 @@
 
 import contextlib
 import faulthandler
+import logging
 import os
 import signal
 import sys
@@ -136,6 +137,8 @@ def prepare_surroundings(threads: int | None) -> None:
         wanted |= {"OMP_NUM_THREADS": count, "MKL_NUM_THREADS": count}
     for name, value in wanted.items():
         os.environ.setdefault(name, value)
+    # It offers 4-bit kernels that nothing here uses; the page would show that as the run's last words.
+    logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
 
 
 def cores() -> int:

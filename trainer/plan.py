@@ -119,7 +119,7 @@ def sentence(s: Settings, dataset: "Dataset", shown: int, per_epoch: int, epochs
 
 
 def _times(epochs: float) -> str:
-    return f"{epochs:.3g} epoch{'s' if epochs != 1 else ''}"
+    return f"{epochs:,.0f} epochs" if epochs >= 100 else f"{epochs:.3g} epoch{'s' if epochs != 1 else ''}"
 
 
 def _images(dataset: "Dataset") -> str:

@@ -159,8 +159,11 @@ def load(name: str) -> tuple[Any, Any]:
     """(processor, model) of a hub id, a local folder, or "demo". Raises `Failure` with what to download, and where to."""
     from transformers import AutoTokenizer, BlipForConditionalGeneration, BlipProcessor
     from transformers.models.blip.image_processing_pil_blip import BlipImageProcessorPil
+    from transformers.utils.logging import disable_progress_bar
 
     source, local = place(name)
+    if local:  # nothing to wait for; a download shows how far it is
+        disable_progress_bar()
     try:
         pictures = BlipImageProcessorPil.from_pretrained(source, local_files_only=local)
         words = AutoTokenizer.from_pretrained(source, local_files_only=local)
