@@ -2,8 +2,8 @@
 
 import io
 
-from trainer.events import Ended, Phase, Saved, Started, Step
-from trainer.progress import Bar, Tee
+from trainer.events import Ended, EpochEnd, Phase, Saved, Started, Step
+from trainer.progress import Bar, Diary, Tee
 
 
 class Terminal(io.StringIO):
@@ -53,3 +53,25 @@ def test_what_is_printed_reaches_terminal_and_log() -> None:
     print("hello ü", file=tee, flush=True)
     assert terminal.getvalue() == log.getvalue() == "hello ü\n"
     assert tee.isatty()
+
+
+def test_the_diary_has_a_line_for_what_is_worth_one() -> None:
+    log = io.StringIO()
+    diary = Diary(log)
+    diary(Started(job="train", plan={"steps": 4, "sentence": "2 images × 2 epochs = 4 steps"}))
+    for name in ("loading model", "training", "sampling", "training", "sampling"):
+        diary(Phase(name=name, total=4))
+    diary(Step(step=1, epoch=1, loss=0.5, average=0.25))
+    diary(EpochEnd(epoch=1, step=2, loss=0.125))
+    diary(Saved(step=2, epoch=1, path="/out/cat-000001.safetensors"))
+    diary(Ended(state="stopped", step=2, reason="Stopped after step 2 of 4."))
+    lines = [line.split("  ", 1)[1] for line in log.getvalue().splitlines()]
+    assert lines == [
+        "2 images × 2 epochs = 4 steps",
+        "loading model",
+        "training",
+        "sampling",
+        "epoch 1: step 2 of 4, average loss 0.1250",
+        "saved cat-000001.safetensors after step 2",
+        "stopped. Stopped after step 2 of 4.",
+    ]

@@ -33,8 +33,9 @@ def main(argv: list[str]) -> int:
         return UNREADABLE
     if len(rest) == 1 and (Path(rest[0]) / runfolder.RUN).is_file():
         from trainer.execution import run
+        from trainer.progress import Diary
 
-        return run(job, Path(rest[0]))
+        return run(job, Path(rest[0]), listen=Diary(sys.stdout))
     return start(job, rest)
 
 
@@ -88,7 +89,7 @@ def refuse(problems: list[Problem]) -> int:
 def run_here(job: Job, settings: Section) -> int:
     """Run a job in a new run folder of the workspace; prints the folder first, then shows a progress bar."""
     from trainer.execution import run
-    from trainer.progress import Bar, Tee
+    from trainer.progress import Bar, Diary, Tee
 
     folder = runfolder.create(job.name, getattr(settings, "output_name", "") or job.name, settings)
     print(folder, flush=True)
@@ -98,7 +99,8 @@ def run_here(job: Job, settings: Section) -> int:
         redirect_stdout(Tee(sys.stdout, log)),  # type: ignore[type-var]
         redirect_stderr(Tee(sys.stderr, log)),  # type: ignore[type-var]
     ):
-        return run(job, folder, settings, bar)
+        diary = Diary(log)
+        return run(job, folder, settings, lambda event: (bar(event), diary(event)))
 
 
 def _check(argv: list[str]) -> int:

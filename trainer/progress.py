@@ -1,11 +1,13 @@
-"""A progress bar on the terminal for runs that are started without the page."""
+"""A run's events for people who read text: a progress bar on a terminal, and a diary for the log."""
 
 import sys
+import time
+from pathlib import Path
 from typing import IO, Any
 
 from tqdm import tqdm
 
-from trainer.events import Ended, Event, Phase, Saved, Started, Step
+from trainer.events import Ended, EpochEnd, Event, Phase, Saved, Started, Step
 
 
 class Bar:
@@ -73,6 +75,38 @@ class Bar:
             self._training.close()
         said = f"{event.state}: {event.reason}" if event.reason else event.state
         print(*filter(None, (said, event.advice, self._saved)), sep="\n", file=self.stream, flush=True)
+
+
+class Diary:
+    """Writes down when what happened, a line each: phases as they first come, epochs, files. Hand it to a `Reporter` as its listener."""
+
+    def __init__(self, stream: IO[str]) -> None:
+        self.stream = stream
+        self._phases = {"starting"}
+        self._steps = 0
+
+    def __call__(self, event: Event) -> None:
+        """Write a line, if the event is worth one."""
+        for text in filter(None, (self._text(event),)):
+            clock = time.strftime("%H:%M:%S", time.localtime(event.time))
+            print(f"{clock}  {text}", file=self.stream, flush=True)
+
+    def _text(self, event: Event) -> str:
+        match event:
+            case Started():
+                self._steps = int(event.plan.get("steps", 0))
+                return str(event.plan.get("sentence", ""))
+            case Phase():
+                fresh = event.name not in self._phases
+                self._phases.add(event.name)
+                return event.name if fresh else ""
+            case EpochEnd():
+                return f"epoch {event.epoch}: step {event.step} of {self._steps}, average loss {event.loss:.4f}"
+            case Saved():
+                return f"saved {Path(event.path).name} after step {event.step}"
+            case Ended():
+                return " ".join(filter(None, (f"{event.state}.", event.reason)))
+        return ""
 
 
 class Tee:
