@@ -89,7 +89,7 @@ def refuse(problems: list[Problem]) -> int:
 def run_here(job: Job, settings: Section) -> int:
     """Run a job in a new run folder of the workspace; prints the folder first, then shows a progress bar."""
     from trainer.execution import run
-    from trainer.progress import Bar, Diary, Tee
+    from trainer.progress import Bar, Both, Diary, Tee
 
     folder = runfolder.create(job.name, getattr(settings, "output_name", "") or job.name, settings)
     print(folder, flush=True)
@@ -99,8 +99,7 @@ def run_here(job: Job, settings: Section) -> int:
         redirect_stdout(Tee(sys.stdout, log)),  # type: ignore[type-var]
         redirect_stderr(Tee(sys.stderr, log)),  # type: ignore[type-var]
     ):
-        diary = Diary(log)
-        return run(job, folder, settings, lambda event: (bar(event), diary(event)))
+        return run(job, folder, settings, Both(bar, Diary(log)))
 
 
 def _check(argv: list[str]) -> int:

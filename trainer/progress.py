@@ -2,6 +2,7 @@
 
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import IO, Any
 
@@ -78,7 +79,10 @@ class Bar:
 
 
 class Diary:
-    """Writes down when what happened, a line each: phases as they first come, epochs, files. Hand it to a `Reporter` as its listener."""
+    """Writes down what happened when, a line each: phases as they first come, epochs, files.
+
+    Hand it to a `Reporter` as its listener.
+    """
 
     def __init__(self, stream: IO[str]) -> None:
         self.stream = stream
@@ -107,6 +111,18 @@ class Diary:
             case Ended():
                 return " ".join(filter(None, (f"{event.state}.", event.reason)))
         return ""
+
+
+class Both:
+    """Hands every event to several listeners."""
+
+    def __init__(self, *listeners: Callable[[Event], None]) -> None:
+        self.listeners = listeners
+
+    def __call__(self, event: Event) -> None:
+        """Pass an event on."""
+        for listener in self.listeners:
+            listener(event)
 
 
 class Tee:
