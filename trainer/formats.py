@@ -19,7 +19,7 @@ from importlib import metadata as packages
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from trainer.adapters import ADAPTERS, CONVOLUTIONAL
+from trainer.adapters import ADAPTERS, types_with
 from trainer.report import Failure
 
 if TYPE_CHECKING:
@@ -183,7 +183,7 @@ def tag_frequency(subsets: Iterable["Subset"]) -> dict[str, dict[str, int]]:
 def network_args(settings: "Settings", adapter: "Adapter | None" = None) -> dict[str, Any]:
     """Arguments of the network beyond rank and alpha, as Kohya's command line would be given them."""
     given: dict[str, Any] = {}
-    if settings.LoRA_type in CONVOLUTIONAL:
+    if settings.LoRA_type in types_with("conv_dim"):
         rank, alpha = (
             (settings.conv_dim, settings.conv_alpha) if adapter is None else (adapter.conv_dim, adapter.conv_alpha)
         )

@@ -14,22 +14,52 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class AdapterType:
-    """A row: the class that implements it, what the saved file calls it, and whether 3x3 convolutions are trained."""
+    """A row: the class that implements it, what the saved file calls it, and which settings mean something to it.
+
+    `options` are names of settings, `readers` says which programs can use such a file.
+    """
 
     path: str
     network_module: str
-    convolutions: bool = False
+    options: frozenset[str]
+    readers: str
+    algo: str = ""
 
+
+def _names(text: str) -> frozenset[str]:
+    return frozenset(text.split())
+
+
+SIZE = _names("network_dim network_alpha network_weights dim_from_weights")
+CONV = _names("conv_dim conv_alpha")
+DROPOUTS = _names("network_dropout rank_dropout module_dropout")
+BLOCKS = _names("down_lr_weight mid_lr_weight up_lr_weight block_lr_zero_threshold")
+BLOCK_SIZES = _names("block_dims block_alphas")
+CONV_BLOCK_SIZES = _names("conv_block_dims conv_block_alphas")
+PLUS = _names("loraplus_lr_ratio loraplus_unet_lr_ratio loraplus_text_encoder_lr_ratio")
+NORMS = _names("scale_weight_norms")
+
+EVERYWHERE = "Every program that reads LoRA files can use it: ComfyUI, Forge, AUTOMATIC1111, diffusers and others."
+
+KOHYA = "trainer.adapters"
 
 ADAPTERS = Registry(
     "LoRA type",
     {
-        "Standard": AdapterType("trainer.adapters.lora.LoRA", "networks.lora"),
-        "Kohya LoCon": AdapterType("trainer.adapters.lora.LoRA", "networks.lora", convolutions=True),
+        "Standard": AdapterType(
+            f"{KOHYA}.lora.LoRA", "networks.lora", SIZE | DROPOUTS | BLOCKS | BLOCK_SIZES | PLUS | NORMS, EVERYWHERE
+        ),
+        "Kohya LoCon": AdapterType(
+            f"{KOHYA}.lora.LoRA", "networks.lora",
+            SIZE | CONV | DROPOUTS | BLOCKS | BLOCK_SIZES | CONV_BLOCK_SIZES | PLUS | NORMS, EVERYWHERE,
+        ),
     },
-)
-CONVOLUTIONAL = tuple(name for name, row in ADAPTERS.items() if row.convolutions)
-"""Types with a rank and alpha of their own for convolutions."""
+)  # fmt: skip
+
+
+def types_with(option: str) -> tuple[str, ...]:
+    """The LoRA types to which a setting means something: what its `when` names."""
+    return tuple(name for name, row in ADAPTERS.items() if option in row.options)
 
 
 def attach(model: "Model", settings: "Settings", report: "Reporter") -> "Adapter":

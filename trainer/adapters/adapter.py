@@ -64,7 +64,7 @@ class Adapter(ABC):
     @classmethod
     def attach(cls, model: "Model", settings: "Settings", report: "Reporter") -> Self:
         """A new adapter, or one that goes on from `settings.network_weights`."""
-        everything = targets(model, ADAPTERS[settings.LoRA_type].convolutions)
+        everything = targets(model, "conv_dim" in ADAPTERS[settings.LoRA_type].options)
         sizes: Mapping[Target, Size] = cls.sizes_of(everything, settings)
         if not settings.network_weights:
             return cls(model, sizes, settings)
