@@ -10,7 +10,7 @@ from app import output
 from app.ending import ending
 from app.runs import GOING
 from app.view import View
-from app.words import duration, speed
+from app.words import duration, size_of, speed
 from trainer import runfolder
 
 STOP_NOW_AFTER = 15.0
@@ -49,7 +49,9 @@ def _numbers(view: View) -> list[str]:
     said = []
     counted = going and status.get("total") and view.phase not in ("training", "paused")
     if counted:
-        said.append(f"{status.get('done', 0)} of {status['total']}")
+        # Downloads count bytes, everything else counts pictures, captions, files.
+        told = size_of if view.phase.startswith("downloading") else str
+        said.append(f"{told(int(status.get('done') or 0))} of {told(int(status['total']))}")
     if view.steps and (view.step or not counted):
         said.append(f"step {view.step}/{view.steps}" if view.state != "queued" else f"{view.steps} steps")
     if view.steps and status.get("epochs") and status.get("epoch"):

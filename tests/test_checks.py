@@ -83,6 +83,12 @@ def test_every_fix_cures_its_problem(good: dict[str, Any]) -> None:
         assert not [problem for check in CHECKS for problem in check(mended)], values
 
 
+def test_regularisation_images_are_not_the_subjects(good: dict[str, Any]) -> None:
+    again = good | {"reg_data_dir": good["train_data_dir"] + "/2_cat/.."}
+    (sentence,) = said(again, checks.pictures)
+    assert sentence.startswith("Regularisation folder: this is Image folder too;")
+
+
 def test_an_existing_file_is_never_overwritten_unasked(good: dict[str, Any]) -> None:
     out = Path(good["output_dir"])
     out.mkdir()

@@ -91,6 +91,13 @@ def pictures(s: Settings) -> Iterator[Problem]:
         folder = getattr(s, key)
         if folder or required:
             yield from folder_problems(folder, key, KNOWN[key].label)
+    if s.reg_data_dir and s.train_data_dir and _same(s.reg_data_dir, s.train_data_dir):
+        message = f"this is {KNOWN['train_data_dir'].label} too; regularisation images show the class, not your subject."
+        yield problem("reg_data_dir", message, {"reg_data_dir": ""}, "Use none")
+
+
+def _same(one: str, other: str) -> bool:
+    return Path(one).expanduser().resolve() == Path(other).expanduser().resolve()
 
 
 def output(s: Settings) -> Iterator[Problem]:

@@ -33,7 +33,7 @@ window.loom = (() => {
 
   function form(spec, server) {
     const known = forms[spec.name] = {
-      ...spec, server, problems: [], warnings: [], notes: {}, patch: null,
+      ...spec, server, problems: [], warnings: [], notes: {}, fixed: {}, patch: null,
       values: Object.fromEntries(spec.names.map((key) => [key, spec.fields[key].default])),
       ready: !spec.checks, checking: false, dirty: false, timer: 0, edits: 0,
     };
@@ -220,10 +220,24 @@ window.loom = (() => {
     form.problems = answer.problems || [];
     form.warnings = answer.warnings || [];
     form.notes = answer.notes || {};
+    form.fixed = answer.fixed || {};
     form.names.forEach((key) => speak(form, key));
     refresh(form);
+    obey(form);
     listeners.forEach((listener) => listener("answer", form, answer));
     if (answer.jump && form.problems.length) jump(form.name, (form.problems.find((problem) => block(form, problem.key)) || {}).key);
+  }
+
+  /* What follows from something else (ticks from the model's file) is shown and not edited. */
+  function obey(form) {
+    for (const key of form.names) {
+      const node = block(form, key), input = control(node);
+      if (!input || input.type !== "checkbox") continue;
+      input.disabled = key in form.fixed;
+      node.classList.toggle("is-fixed", input.disabled);
+    }
+    const wrong = Object.entries(form.fixed).filter(([key, wanted]) => key in form.values && plain(form.values[key]) !== plain(wanted));
+    if (wrong.length) apply(form.name, Object.fromEntries(wrong));
   }
 
   function speak(form, key) {
