@@ -1,18 +1,17 @@
-"""What all adapter types share: the walk over the model, freezing, files to go on from, saving, loading, dropouts.
+"""What all adapter types share: freezing, what is trained, files to go on from, saving, loading, merging.
 
-A type is a subclass in a file of its own; it says how peft makes it (`peft_config`), which tensors the file holds for a
-layer (`weights`), what a new one starts with (`initialise`) and what it adds to the layer's weight (`delta`).
+A type is a subclass in a file of its own; it says which tensors the file holds for a layer (`weights`), what a new one
+starts with (`initialise`) and what it adds to the layer's weight (`delta`). The LoRA family is put on the model by peft
+(`injected.py`), all others by an engine of our own (`lycoris/engine.py`).
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
-from functools import partial
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Self
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from trainer.adapters import ADAPTERS
 from trainer.adapters.start import Size, Start, check_sizes, read_start
@@ -20,15 +19,9 @@ from trainer.adapters.walk import Target, targets
 from trainer.report import Failure
 
 if TYPE_CHECKING:
-    from peft import PeftConfig
-
     from trainer.models import Model
     from trainer.report import Reporter
     from trainer.settings import Settings
-
-NAME = "default"
-"""peft's name for the one adapter there is."""
-
 
 @dataclass(frozen=True)
 class Loaded:
@@ -55,7 +48,8 @@ class Adapter(ABC):
         self.conv_dim, self.conv_alpha = _most_common([size for target, size in sizes.items() if target.is_spatial])
         self.training = True
         for root in dict.fromkeys(target.root for target in sizes):
-            self._inject(root, {target.path: size for target, size in sizes.items() if target.root is root})
+            self._put_on(root, {target: size for target, size in sizes.items() if target.root is root}, settings)
+            root.requires_grad_(False)
         self.layers = {name: target.root.get_submodule(target.path) for name, target in self.targets.items()}
         self._start_from_nothing(settings)
         self._choose_what_trains(settings)
@@ -64,7 +58,7 @@ class Adapter(ABC):
     @classmethod
     def attach(cls, model: "Model", settings: "Settings", report: "Reporter") -> Self:
         """A new adapter, or one that goes on from `settings.network_weights`."""
-        everything = targets(model, "conv_dim" in ADAPTERS[settings.LoRA_type].options)
+        everything = cls.targets_of(model, settings)
         sizes: Mapping[Target, Size] = cls.sizes_of(everything, settings)
         if not settings.network_weights:
             return cls(model, sizes, settings)
@@ -82,23 +76,33 @@ class Adapter(ABC):
     """The endings of its keys in a file, besides `alpha`."""
 
     @classmethod
+    def targets_of(cls, model: "Model", settings: "Settings") -> list[Target]:
+        """The layers this type can adapt, in the order of the file."""
+        return targets(model, "conv_dim" in ADAPTERS[settings.LoRA_type].options)
+
+    @classmethod
     @abstractmethod
     def sizes_of(cls, everything: Sequence[Target], settings: "Settings") -> dict[Target, Size]:
         """Rank and alpha of each layer that `settings` ask for; a layer that is left alone is left out."""
 
     @classmethod
-    @abstractmethod
-    def size_in(cls, state: Mapping[str, Tensor], name: str) -> Size:
-        """Rank and alpha of the layer `name` in a file's tensors."""
+    def is_complete(cls, endings: Set[str], target: Target) -> bool:
+        """Whether a file's tensors for a layer, by the endings of their keys, are all there."""
+        return endings >= cls.suffixes
 
     @classmethod
     @abstractmethod
-    def shape_in(cls, state: Mapping[str, Tensor], name: str) -> tuple[int, int] | None:
+    def size_in(cls, state: Mapping[str, Tensor], target: Target, settings: "Settings") -> Size:
+        """Rank and alpha of a layer in a file's tensors."""
+
+    @classmethod
+    @abstractmethod
+    def shape_in(cls, state: Mapping[str, Tensor], target: Target) -> tuple[int, int] | None:
         """(outputs, inputs × kernel) of the layer that a file's tensors were made for; None if they contradict."""
 
     @abstractmethod
-    def peft_config(self, sizes: Mapping[str, Size]) -> "PeftConfig":
-        """peft's description of the adapter on one part of the model; `sizes` by module path."""
+    def _put_on(self, root: nn.Module, sizes: Mapping[Target, Size], settings: "Settings") -> None:
+        """Give the layers of one part of the model their trainable tensors, of float32."""
 
     @abstractmethod
     def weights(self, name: str) -> dict[str, nn.Parameter]:
@@ -112,9 +116,9 @@ class Adapter(ABC):
     def delta(self, name: str) -> Tensor:
         """What is added to the layer's weight, in its shape, float32."""
 
-    @abstractmethod
-    def inner(self, name: str) -> tuple[nn.Module, nn.Module]:
-        """The modules whose outputs are the layer's rank-sized inner values and the update itself, for dropouts."""
+    def bias_delta(self, name: str) -> Tensor | None:
+        """What is added to the layer's bias, float32; most types leave it alone."""
+        return None
 
     @abstractmethod
     def scale_norms(self, limit: float) -> list[Tensor]:
@@ -122,6 +126,21 @@ class Adapter(ABC):
 
         Returns the norms before, in one tensor for each group of layers of the same shape.
         """
+
+    def trained(self, name: str) -> dict[str, nn.Parameter]:
+        """Everything that is trained of a layer; what is not in `weights` is folded into it when a file is written."""
+        return self.weights(name)
+
+    def constants(self, name: str) -> dict[str, float]:
+        """Single numbers that the file holds for a layer beside its tensors, by their ending."""
+        return {"alpha": self.sizes[name].alpha}
+
+    def in_file(self, name: str) -> dict[str, Tensor]:
+        """A layer's tensors as the file holds them."""
+        return dict(self.weights(name))
+
+    def _add_dropouts(self, settings: "Settings") -> None:
+        """Arrange for network, rank and module dropout, which work only while `training`."""
 
     # What all share
 
@@ -145,49 +164,78 @@ class Adapter(ABC):
         self.training = mode
         return self
 
-    def state_dict(self, dtype: torch.dtype = torch.float32) -> dict[str, Tensor]:
-        """What a file holds: every tensor and every alpha by Kohya's key names, as copies on the processor."""
+    def state_dict(self, dtype: torch.dtype = torch.float32, whole: bool = False) -> dict[str, Tensor]:
+        """What a file holds: every tensor and every alpha by Kohya's key names, as copies on the processor.
+
+        With `whole` it is what a training state holds: the tensors as they are trained, to go on from bit for bit.
+        """
         state = {}
-        for name, size in self.sizes.items():
-            for suffix, weight in self.weights(name).items():
+        for name in self.sizes:
+            for suffix, weight in (self.trained(name) if whole else self.in_file(name)).items():
                 state[f"{name}.{suffix}"] = weight.detach().to("cpu", dtype, copy=True).contiguous()
-            state[f"{name}.alpha"] = torch.tensor(size.alpha, dtype=dtype)
+            for suffix, value in self.constants(name).items():
+                state[f"{name}.{suffix}"] = torch.tensor(value, dtype=dtype)
         return state
 
     @torch.no_grad()
     def load(self, state: Mapping[str, Tensor]) -> Loaded:
-        """Take over the tensors of a file; raises `ValueError` when one has another shape, before anything changes."""
-        own = {f"{name}.{suffix}": weight for name in self.sizes for suffix, weight in self.weights(name).items()}
-        alphas = {f"{name}.alpha" for name in self.sizes}
+        """Take over the tensors of a file; raises `ValueError` when one has another shape, before anything changes.
+
+        What is trained but never in a file is 1 afterwards, unless `state` is a training state's.
+        """
+        own = {f"{name}.{suffix}": weight for name in self.sizes for suffix, weight in self.trained(name).items()}
+        folded = own.keys() - {f"{name}.{suffix}" for name in self.sizes for suffix in self.weights(name)}
+        constants = {f"{name}.{suffix}" for name in self.sizes for suffix in self.constants(name)}
         for key, weight in own.items():
             if key in state and state[key].numel() != weight.numel():
                 raise ValueError(f"{key} is {list(state[key].shape)}, the adapter's is {list(weight.shape)}")
+        names = {key.split(".", 1)[0] for key in state}
         for key, weight in own.items():
             if key in state:
                 weight.copy_(state[key].view(weight.shape))
-        expected = own.keys() | alphas
+            elif key in folded and key.split(".", 1)[0] in names:
+                weight.fill_(1)
+        expected = own.keys() | constants
         return Loaded(
             matched=tuple(key for key in state if key in expected),
-            missing=tuple(key for key in own if key not in state),
+            missing=tuple(key for key in own if key not in state and key not in folded),
             unexpected=tuple(key for key in state if key not in expected),
         )
 
+    @torch.no_grad()
+    def merged(self, name: str) -> Tensor:
+        """The layer's weight with the update in it, float32, in the layer's shape."""
+        return self.targets[name].layer.weight.float() + self.delta(name)
+
+    @torch.no_grad()
+    def merge_into(self, model: "Model") -> None:
+        """Add the update to the weights of `model`, a plain one of the same kind, which then draws what this one does.
+
+        Raises `ValueError` when a layer is missing or has another shape, before anything changes.
+        """
+        parts = {"unet": [model.unet], "text": list(model.text_encoders)}
+        roots = {part: list(dict.fromkeys(t.root for t in self.targets.values() if t.part == part)) for part in parts}
+        places = {}
+        for name, target in self.targets.items():
+            place = parts[target.part][_position(target, roots[target.part])]
+            try:
+                places[name] = place.get_submodule(target.path)
+            except AttributeError:
+                raise ValueError(f"the model has no layer {target.path}") from None
+            if places[name].weight.shape != target.layer.weight.shape:
+                raise ValueError(f"{target.path} is {list(places[name].weight.shape)} there")
+        for name, layer in places.items():
+            layer.weight += self.delta(name).to(layer.weight)
+            bias = self.bias_delta(name)
+            if bias is not None:
+                layer.bias += bias.to(layer.bias)
+
     # Making one
-
-    def _inject(self, root: nn.Module, sizes: Mapping[str, Size]) -> None:
-        from peft import inject_adapter_in_model
-
-        with torch.random.fork_rng(devices=[]):  # peft draws weights that `initialise` replaces
-            inject_adapter_in_model(self.peft_config(sizes), root, adapter_name=NAME)
-        root.requires_grad_(False)
 
     def _start_from_nothing(self, settings: "Settings") -> None:
         generator = torch.Generator()
         generator.manual_seed(settings.seed) if settings.seed is not None else generator.seed()
-        for name, layer in self.layers.items():
-            layer._cast_input_dtype = partial(_cast_unless_autocast, layer._cast_input_dtype)
-            for weight in self.weights(name).values():
-                weight.data = weight.data.float()
+        for name in self.layers:
             self.initialise(name, generator)
 
     def _choose_what_trains(self, settings: "Settings") -> None:
@@ -203,7 +251,7 @@ class Adapter(ABC):
 
     def _thaw(self, part: str) -> list[nn.Parameter]:
         names = [name for name, target in self.targets.items() if target.part == part]
-        weights = [weight for name in names for weight in self.weights(name).values()]
+        weights = [weight for name in names for weight in self.trained(name).values()]
         for weight in weights:
             weight.requires_grad_(True)
         return weights
@@ -214,35 +262,11 @@ class Adapter(ABC):
         text = f"Goes on from {start.path.name}: {len(self.layers) - fresh} of {len(self.layers)} layers taken over"
         report.note(text + (f", {fresh} start from nothing." if fresh else "."), key="network_weights")
 
-    # Dropouts
 
-    def _add_dropouts(self, settings: "Settings") -> None:
-        p, rank_p, module_p = settings.network_dropout, settings.rank_dropout, settings.module_dropout
-        if not (p or rank_p or module_p):
-            return
-        for name in self.layers:
-            down, up = self.inner(name)
-            if p or rank_p:
-                down.register_forward_hook(partial(self._drop_inner, p, rank_p))
-            if module_p:
-                up.register_forward_hook(partial(self._drop_module, module_p))
-
-    def _drop_inner(self, p: float, rank_p: float, module: nn.Module, args: Any, output: Tensor) -> Tensor:
-        """Network dropout on each inner value, then rank dropout on each picture's ranks."""
-        if not self.training:
-            return output
-        if p:
-            output = F.dropout(output, p)
-        if rank_p:
-            ranks = output.shape[1] if output.ndim == 4 else output.shape[-1]
-            kept = (torch.rand(output.shape[0], ranks, device=output.device) > rank_p) / (1 - rank_p)
-            shape = (-1, ranks, 1, 1) if output.ndim == 4 else (-1, *(1,) * (output.ndim - 2), ranks)
-            output = output * kept.to(output.dtype).view(shape)
-        return output
-
-    def _drop_module(self, p: float, module: nn.Module, args: Any, output: Tensor) -> Tensor:
-        # Drawn on the processor: no wait for the device. Checkpointing replays the draw.
-        return torch.zeros_like(output) if self.training and torch.rand(()).item() < p else output
+def _position(target: Target, roots: Sequence[nn.Module]) -> int:
+    """Which of several text encoders a layer is in."""
+    encoder = getattr(target, "encoder", None)
+    return encoder if encoder is not None and target.part == "text" else roots.index(target.root)
 
 
 def _most_common(sizes: Sequence[Size]) -> tuple[int, float]:
@@ -257,7 +281,3 @@ def rates(settings: "Settings") -> tuple[float, float]:
     )
     return unet, 0.0 if settings.stop_text_encoder_training == -1 else text
 
-
-def _cast_unless_autocast(cast: Any, x: Tensor, dtype: torch.dtype) -> Tensor:
-    """peft casts its input to float32; under autocast that would be undone at once, and cost memory."""
-    return x if torch.is_autocast_enabled(x.device.type) else cast(x, dtype)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from trainer.adapters.adapter import NAME, Adapter
+from trainer.adapters.injected import NAME, Injected
 from trainer.adapters.start import Size
 from trainer.adapters.walk import Target
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 DOWN, UP = "lora_down.weight", "lora_up.weight"
 
 
-class LoRA(Adapter):
+class LoRA(Injected):
     """Low-rank updates of linear layers and convolutions."""
 
     suffixes = frozenset({DOWN, UP})
@@ -38,15 +38,15 @@ class LoRA(Adapter):
         return {target: size for target, size in sizes.items() if size.rank > 0}
 
     @classmethod
-    def size_in(cls, state: Mapping[str, Tensor], name: str) -> Size:
+    def size_in(cls, state: Mapping[str, Tensor], target: Target, settings: "Settings") -> Size:
         """The rank is the number of A's outputs; without an alpha it counts once."""
-        rank = state[f"{name}.{DOWN}"].shape[0]
-        return Size(rank, float(state.get(f"{name}.alpha", rank)))
+        rank = state[f"{target.name}.{DOWN}"].shape[0]
+        return Size(rank, float(state.get(f"{target.name}.alpha", rank)))
 
     @classmethod
-    def shape_in(cls, state: Mapping[str, Tensor], name: str) -> tuple[int, int] | None:
+    def shape_in(cls, state: Mapping[str, Tensor], target: Target) -> tuple[int, int] | None:
         """B's outputs and A's inputs, if both have one rank."""
-        down, up = state[f"{name}.{DOWN}"], state[f"{name}.{UP}"]
+        down, up = state[f"{target.name}.{DOWN}"], state[f"{target.name}.{UP}"]
         if down.ndim not in (2, 4) or up.ndim not in (2, 4) or not down.numel() or up[0].numel() != down.shape[0]:
             return None
         return up.shape[0], down[0].numel()

@@ -70,12 +70,15 @@ def read_start(settings: Settings, model: "Model", everything: Sequence[Target],
     strangers = [name for name in names if name not in known]
     if strangers:
         raise _strange(path, strangers, model, settings)
-    incomplete = [name for name in names if any(f"{name}.{suffix}" not in state for suffix in kind.suffixes)]
+    endings: dict[str, set[str]] = {name: set() for name in names}
+    for key in state:
+        endings[key.split(".", 1)[0]].add(key.split(".", 1)[1])
+    incomplete = [name for name in names if not kind.is_complete(endings[name], known[name])]
     if incomplete:
         raise _failure(f"{path.name} is incomplete: {incomplete[0]} lacks a part.", "Choose another file.")
     for name in names:
-        _check_shape(path, known[name], kind.shape_in(state, name), model)
-    sizes = {known[name]: kind.size_in(state, name) for name in names}
+        _check_shape(path, known[name], kind.shape_in(state, known[name]), model)
+    sizes = {known[name]: kind.size_in(state, known[name], settings) for name in names}
     ordered = {target: sizes[target] for target in everything if target in sizes}
     return Start(path, state, ordered)
 
