@@ -1,15 +1,16 @@
-"""What the U-Net is told: the text encoder's states for captions and prompts, remembered while they cannot change."""
+"""What the U-Net is told: the text encoders' answers to captions and prompts, remembered while they cannot change."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor
 
 from trainer.models import text
+from trainer.models.text import Told
+from trainer.report import Failure
 
 if TYPE_CHECKING:
     from trainer.adapters.adapter import Adapter
@@ -18,25 +19,27 @@ if TYPE_CHECKING:
     from trainer.report import Reporter
     from trainer.settings import Settings
 
+__all__ = ["Conditioning", "Told"]
+
 REMEMBERED = 256 << 20
-"""Bytes of states kept on the device: about a thousand captions of SD1.5 in float32. Later ones are encoded anew."""
+"""Bytes of answers kept on the device: about a thousand captions of SD1.5 in float32. Later ones are encoded anew."""
 
 
 class Conditioning:
-    """Text to states [B, 75 n + 2, dim]. While the encoder is trained they are made anew and carry gradients; once it
-    rests, a text that was encoded before is looked up."""
+    """Text to what the U-Net is told. While an encoder is trained it is made anew and carries gradients; once they
+    rest, a text that was encoded before is looked up."""
 
     def __init__(
         self, model: Model, s: Settings, precision: Precision, adapter: Adapter | None = None, trained: bool = False
     ) -> None:
-        """`trained`: whether the text encoder is; `adapter` is what sits on it, if anything does."""
+        """`trained`: whether a text encoder is; `adapter` is what sits on it, if anything does."""
         self.model, self.settings, self.precision, self.adapter = model, s, precision, adapter
         self.trained = trained
-        self._known: dict[str, Tensor] = {}
+        self._known: dict[str, Told] = {}
         self._bytes = 0
 
-    def __call__(self, captions: Sequence[str]) -> Tensor:
-        """The states of a batch, on the device."""
+    def __call__(self, captions: Sequence[str]) -> Told:
+        """What the U-Net is told of a batch, on the device."""
         if self.trained and torch.is_grad_enabled():
             with self.precision.autocast():
                 return text.encode(self.model, captions, self.settings)
@@ -44,17 +47,19 @@ class Conditioning:
         made = self._encode([caption for caption in dict.fromkeys(captions) if caption not in known])
         if not self.trained:
             self._remember(made)
-        return torch.stack([made[caption] if caption in made else known[caption] for caption in captions])
+        return self._together([made[caption] if caption in made else known[caption] for caption in captions])
+
+    def sits_on(self, adapter: Adapter, trained: bool) -> None:
+        """`adapter` was put on the model; `trained`: whether it teaches a text encoder."""
+        self.adapter, self.trained = adapter, trained
 
     def rest(self) -> None:
-        """The encoder is not trained any more; from now on its answers are kept."""
+        """The encoders are not trained any more; from now on their answers are kept."""
         self.trained = False
 
     def learn_by_heart(self, captions: Iterable[str], report: Reporter) -> None:
-        """Encode all these texts now and let the encoder go to the processor's memory, where it waits."""
-        unique = list(dict.fromkeys(captions))
-        parts = [unique[start : start + 32] for start in range(0, len(unique), 32)]
-        for part in report.track(parts, "caching captions"):
+        """Encode all these texts now and let the encoders go to the processor's memory, where they wait."""
+        for part in self._parts(captions, report):
             if self._bytes > REMEMBERED:
                 return
             self(part)
@@ -62,15 +67,41 @@ class Conditioning:
             for encoder in self.model.text_encoders:
                 encoder.to("cpu")
 
+    def replace_encoders(self, captions: Iterable[str], report: Reporter) -> None:
+        """Encode all these texts now and drop the encoders for good: the model has none from then on.
+
+        What does not fit on the device beside the training waits in the processor's memory.
+        """
+        for part in self._parts(captions, report):
+            for caption, told in self._encode(part).items():
+                far = self._bytes > REMEMBERED
+                self._known[caption] = _moved(told, torch.device("cpu")) if far else told
+                self._bytes += _size(told)
+        self.model.text_encoders.clear()
+        if self.precision.device.type != "cpu":
+            with suppress(RuntimeError):  # not every device has a cache of memory
+                torch.accelerator.memory.empty_cache()
+
+    def _parts(self, captions: Iterable[str], report: Reporter) -> Iterator[list[str]]:
+        unique = [caption for caption in dict.fromkeys(captions) if caption not in self._known]
+        parts = [unique[start : start + 32] for start in range(0, len(unique), 32)]
+        yield from report.track(parts, "caching captions")
+
     @torch.no_grad()
-    def _encode(self, captions: list[str]) -> dict[str, Tensor]:
+    def _encode(self, captions: list[str]) -> dict[str, Told]:
         if not captions:
             return {}
+        if not self.model.text_encoders:
+            raise Failure(
+                f"The text encoders were dropped, and “{captions[0][:80]}” was not read before.",
+                "Untick Cache text encoder outputs.",
+                "sdxl_cache_text_encoder_outputs",
+            )
         for encoder in self.model.text_encoders:
             encoder.to(self.precision.device)
-        # One by one: a text's states must not depend, in their last bits, on what is encoded beside it.
+        # One by one: a text's answer must not depend, in its last bits, on what is encoded beside it.
         with self._without_dropouts(), self.precision.autocast():
-            return {caption: text.encode(self.model, [caption], self.settings)[0] for caption in captions}
+            return {caption: _first(text.encode(self.model, [caption], self.settings)) for caption in captions}
 
     @contextmanager
     def _without_dropouts(self) -> Iterator[None]:
@@ -83,8 +114,25 @@ class Conditioning:
             if self.adapter is not None:
                 self.adapter.train(training)
 
-    def _remember(self, made: dict[str, Tensor]) -> None:
-        for caption, states in made.items():
-            if self._bytes + states.nbytes <= REMEMBERED:
-                self._known[caption] = states
-                self._bytes += states.nbytes
+    def _remember(self, made: dict[str, Told]) -> None:
+        for caption, told in made.items():
+            if self._bytes + _size(told) <= REMEMBERED:
+                self._known[caption] = told
+                self._bytes += _size(told)
+
+    def _together(self, told: list[Told]) -> Told:
+        told = [_moved(one, self.precision.device) for one in told]
+        pooled = [one.pooled for one in told if one.pooled is not None]
+        return Told(torch.stack([one.states for one in told]), torch.stack(pooled) if pooled else None)
+
+
+def _first(told: Told) -> Told:
+    return Told(told.states[0], None if told.pooled is None else told.pooled[0])
+
+
+def _moved(told: Told, device: torch.device) -> Told:
+    return Told(told.states.to(device), None if told.pooled is None else told.pooled.to(device))
+
+
+def _size(told: Told) -> int:
+    return told.states.nbytes + (0 if told.pooled is None else told.pooled.nbytes)

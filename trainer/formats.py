@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from trainer.adapters import ADAPTERS, types_with
+from trainer.data.dataset import caches_latents
 from trainer.report import Failure
 
 if TYPE_CHECKING:
@@ -50,8 +51,18 @@ class Progress(Protocol):
 # Metadata
 
 
-FAMILIES = {"sd15": ("sd_v1", "stable-diffusion-v1/lora")}
-"""Base model version and architecture of each family, as the ecosystem writes them; `_v` is added for v-prediction."""
+FAMILIES = {
+    "sd15": ("sd_v1", "stable-diffusion-v1/lora"),
+    "sd15 v": ("sd_v1_v", "stable-diffusion-v1/lora"),
+    "sd2": ("sd_v2", "stable-diffusion-v2-512/lora"),
+    "sd2 v": ("sd_v2_v", "stable-diffusion-v2-768-v/lora"),
+    "sdxl": ("sdxl_base_v1-0", "stable-diffusion-xl-v1-base/lora"),
+    "sdxl v": ("sdxl_base_v1-0", "stable-diffusion-xl-v1-base/lora"),
+}
+"""Base model version and architecture of each family, as the ecosystem writes them; `v` predicts velocity."""
+
+IMPLEMENTATIONS = {"sdxl": "https://github.com/Stability-AI/generative-models"}
+"""In whose way the keys of a family are named, as the model specification puts it; else that of diffusers."""
 
 NOT_CHOSEN: dict[str, Any] = {
     "adaptive_noise_scale": None, "caption_tag_dropout_rate": 0.0, "debiased_estimation": False,
@@ -59,14 +70,14 @@ NOT_CHOSEN: dict[str, Any] = {
     "huber_scale": 1.0, "huber_schedule": "snr", "ip_noise_gamma": None, "ip_noise_gamma_random_strength": False,
     "loss_type": "l2", "lowram": False, "max_grad_norm": 1.0, "max_validation_steps": None,
     "multires_noise_discount": 0.3, "multires_noise_iterations": None, "noise_offset_random_strength": False,
-    "num_validation_images": 0, "random_crop": False, "resize_interpolation": None, "v2": False,
+    "num_validation_images": 0, "random_crop": False, "resize_interpolation": None,
     "validate_every_n_epochs": None, "validate_every_n_steps": None, "validation_seed": None, "validation_split": 0.0,
     "zero_terminal_snr": False,
 }  # fmt: skip
 """What the reference writes for settings that this program may not have; a setting of that name wins."""
 
 AS_SET = (
-    "bucket_no_upscale", "cache_latents", "caption_dropout_every_n_epochs", "caption_dropout_rate", "color_aug",
+    "bucket_no_upscale", "caption_dropout_every_n_epochs", "caption_dropout_rate", "color_aug",
     "enable_bucket", "flip_aug", "gradient_accumulation_steps", "gradient_checkpointing", "keep_tokens",
     "learning_rate", "lr_scheduler", "max_bucket_reso", "min_bucket_reso", "mixed_precision", "output_name",
     "prior_loss_weight", "seed", "shuffle_caption", "text_encoder_lr", "unet_lr",
@@ -87,12 +98,12 @@ def metadata(
 
     `adapter` gives rank and alpha when they come from a file instead of the settings.
     """
-    version, architecture = FAMILIES[model.family]
+    version, architecture = FAMILIES[model.family + (" v" if model.prediction_type == "v_prediction" else "")]
     values: dict[str, Any] = {name: getattr(settings, name, value) for name, value in NOT_CHOSEN.items()}
     values |= {name: getattr(settings, name) for name in AS_SET}
     values |= {name: getattr(settings, name) or None for name in NONE_IF_OFF}
     values |= {
-        "base_model_version": version + ("_v" if model.prediction_type == "v_prediction" else ""),
+        "base_model_version": version,
         "batch_size_per_device": settings.train_batch_size,
         "total_batch_size": settings.train_batch_size,
         "bucket_info": _json(bucket_info(settings, dataset, plan)) if settings.enable_bucket else None,
@@ -114,7 +125,10 @@ def metadata(
         "num_train_images": plan.repeated,
         "optimizer": optimizer_name(settings),
         "resolution": settings.resolution,
+        "v2": model.family == "sd2",
+        "cache_latents": caches_latents(settings),
         **_base_model(model),
+        **_own_vae(model),
         "sd_scripts_commit_hash": implementation(),
         "session_id": _session(progress),
         "training_started_at": progress.started,
@@ -131,7 +145,7 @@ def _modelspec(settings: "Settings", model: "Model", architecture: str) -> dict[
     values = {
         "sai_model_spec": "1.0.1",
         "architecture": architecture,
-        "implementation": "diffusers",
+        "implementation": IMPLEMENTATIONS.get(model.family, "diffusers"),
         "implementation_version": implementation(),
         "title": settings.output_name,
         "resolution": f"{width}x{height}",
@@ -149,6 +163,14 @@ def _base_model(model: "Model") -> dict[str, str]:
     if not path.exists():
         return {"sd_model_name": model.name}
     return {"sd_model_name": path.absolute().name, **model.hashes}
+
+
+def _own_vae(model: "Model") -> dict[str, str]:
+    """Name and hashes of a VAE that is not the model's."""
+    if model.vae_source is None:
+        return {}
+    hashes = model.vae_hashes
+    return {"vae_name": model.vae_source.name, "vae_hash": hashes["sd_model_hash"], "new_vae_hash": hashes["new_sd_model_hash"]}
 
 
 def bucket_info(settings: "Settings", dataset: "Dataset", plan: "Plan") -> dict[str, Any]:

@@ -10,12 +10,13 @@ from trainer.samplers import SAMPLERS
 
 @dataclass(frozen=True)
 class Prompt:
-    """A picture to be drawn. `width` and `height` in pixels, multiples of 8; `seed` None means that the run chooses."""
+    """A picture to be drawn. `width` and `height` in pixels, multiples of 8, 0: the model's own; `seed` None means that the
+    run chooses."""
 
     text: str
     negative: str = ""
-    width: int = 512
-    height: int = 512
+    width: int = 0
+    height: int = 0
     seed: int | None = None
     guidance: float = 7.5
     steps: int = 30

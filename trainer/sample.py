@@ -15,6 +15,7 @@ from torch import Tensor
 from trainer.devices import is_out_of_memory
 from trainer.diffusion import mixed_seed
 from trainer.events import Sample
+from trainer.models.text import Told
 from trainer.optimizers import averaged
 from trainer.plan import due
 from trainer.prompts import Prompt, parse_prompt, parse_prompts
@@ -46,14 +47,9 @@ class Painter:
             report.note(f"Sample prompts: {problem} It is left out.", "warning", "sample_prompts")
         # Without a seed of its own a prompt gets one that stays the same, so that its pictures can be compared.
         self.prompts = [
-            prompt if prompt.seed is not None else replace(prompt, seed=mixed_seed(s.seed or 0, number) % 2**32)
+            sized(prompt if prompt.seed is not None else replace(prompt, seed=mixed_seed(s.seed or 0, number) % 2**32), model)
             for number, prompt in enumerate(prompts)
         ]
-
-    @property
-    def texts(self) -> list[str]:
-        """Everything the text encoder will be asked for."""
-        return [text for prompt in self.prompts for text in (prompt.text, prompt.negative)]
 
     @property
     def wanted(self) -> bool:
@@ -124,6 +120,16 @@ def _about(prompt: Prompt, progress: Progress) -> Any:
     return info
 
 
+def sized(prompt: Prompt, model: Model) -> Prompt:
+    """The prompt with the model's own size where it names none."""
+    return replace(prompt, width=prompt.width or model.size, height=prompt.height or model.size)
+
+
+def asked_for(s: Settings) -> list[str]:
+    """Every text of the sample prompts."""
+    return [text for prompt in parse_prompts(s.sample_prompts)[0] for text in (prompt.text, prompt.negative)]
+
+
 @torch.no_grad()
 def render(
     model: Model,
@@ -140,30 +146,54 @@ def render(
     from trainer.devices import Precision
 
     precision = precision or Precision(model.device, model.dtype)
+    prompt = sized(prompt, model)
     told = (conditioning or Conditioning(model, s, precision))([prompt.negative, prompt.text])
     latents = denoise(model, prompt, told, prompt.sampler or s.sample_sampler, precision)
     return decode(model, latents, precision.device)
 
 
-def denoise(model: Model, prompt: Prompt, told: Tensor, sampler: str, precision: Precision) -> Tensor:
-    """From noise to scaled latents [1, 4, h/8, w/8]. `told`: states of the negative prompt and of the prompt."""
+def denoise(model: Model, prompt: Prompt, told: Told, sampler: str, precision: Precision) -> Tensor:
+    """From noise to scaled latents [1, 4, h/8, w/8]. `told`: what the U-Net is told of the negative prompt and of the
+    prompt. An inpainting model fills in a picture of which everything is hidden."""
     scheduler = make_scheduler(sampler, model.scheduler_config, model.prediction_type)
     scheduler.set_timesteps(prompt.steps, device=precision.device)
     source = torch.Generator().manual_seed(prompt.seed or 0)
-    shape = (1, model.unet.config.in_channels, prompt.height // 8, prompt.width // 8)
+    shape = (1, model.unet.config.out_channels, prompt.height // 8, prompt.width // 8)
     latents = torch.randn(shape, generator=source).to(precision.device) * scheduler.init_noise_sigma
+    hidden = _all_hidden(model, prompt, source, precision.device) if model.inpainting else None
     guided = prompt.guidance > 1
-    told = told if guided else told[1:]
+    told = told if guided else Told(told.states[1:], None if told.pooled is None else told.pooled[1:])
+    count = len(told.states)
+    size = (prompt.height, prompt.width)
+    sizes = torch.tensor([[*size, 0, 0, *size]] * count, dtype=torch.float32, device=precision.device)
     extra = {"generator": source} if "generator" in inspect.signature(scheduler.step).parameters else {}
     for t in scheduler.timesteps:
-        inputs = scheduler.scale_model_input(latents.expand(len(told), -1, -1, -1), t)
+        inputs = scheduler.scale_model_input(latents.expand(count, -1, -1, -1), t)
+        if hidden is not None:
+            inputs = torch.cat((inputs, hidden.expand(count, -1, -1, -1)), dim=1)
         with precision.autocast():
-            predictions = model.unet(inputs, t, told, return_dict=False)[0].float()
+            predictions = model.predict(inputs, t, told, sizes).float()
         if guided:
             unconditional, conditional = predictions.chunk(2)
             predictions = unconditional + prompt.guidance * (conditional - unconditional)
         latents = scheduler.step(predictions, t, latents, return_dict=False, **extra)[0]
     return latents
+
+
+def _all_hidden(model: Model, prompt: Prompt, source: torch.Generator, device: torch.device) -> Tensor:
+    """[1, 5, h/8, w/8]: a mask that is 1 everywhere, and the latents of the grey that is left of the picture."""
+    vae, home = model.vae, model.vae.device
+    vae.to(device)
+    try:
+        grey = torch.zeros(1, 3, prompt.height, prompt.width, device=device)
+        found = vae.encode(grey.to(vae.dtype)).latent_dist
+        if vae.dtype != torch.float32 and not bool(found.mean.isfinite().all()):
+            found = vae.float().encode(grey).latent_dist  # half precision overflowed
+    finally:
+        vae.to(home)
+    noise = torch.randn(found.mean.shape, generator=source).to(device)
+    latents = (found.mean.float() + found.std.float() * noise) * model.scaling_factor
+    return torch.cat((torch.ones_like(latents[:, :1]), latents), dim=1)
 
 
 def make_scheduler(sampler: str, config: Mapping[str, Any], prediction_type: str) -> Any:

@@ -18,7 +18,7 @@ from trainer.checkpoint import Progress, Saver, of_epoch, of_step
 from trainer.conditioning import Conditioning
 from trainer.curves import Curves, log_folder
 from trainer.data.captions import first_line
-from trainer.data.dataset import scan, verify
+from trainer.data.dataset import caches_latents, scan, verify
 from trainer.data.loader import Batch, Batches
 from trainer.devices import Precision, choose_precision, memory_for, put
 from trainer.events import EpochEnd, Started
@@ -27,7 +27,7 @@ from trainer.losses import Losses
 from trainer.models import load_model
 from trainer.plan import Plan, due, make_plan
 from trainer.report import Failure, Stopped
-from trainer.sample import Painter
+from trainer.sample import Painter, asked_for
 
 if TYPE_CHECKING:
     from trainer.data.dataset import Dataset, Picture
@@ -52,6 +52,9 @@ def train(s: Settings, report: Reporter) -> None:
 
     with memory_for("loading the model", s, precision.device):
         model = load_model(s, report, precision.device, precision.dtype)
+        conditioning = Conditioning(model, s, precision)
+        if s.sdxl_cache_text_encoder_outputs and model.family == "sdxl":
+            conditioning.replace_encoders(texts(s, dataset), report)
         adapter = attach(model, s, report)  # W + (alpha / rank) B A
         learner = Learner(adapter, s, plan, precision, report)
         progress = Progress() if state is None else resumed(state, s, model, learner, plan, report)
@@ -60,7 +63,7 @@ def train(s: Settings, report: Reporter) -> None:
         Batches(s, dataset, model, report, precision.device) as batches,
         Curves(log_folder(s, report), {"plan": plan.sentence}, progress.step) as curves,
     ):
-        conditioning = Conditioning(model, s, precision, adapter, learner.trains_text)
+        conditioning.sits_on(adapter, learner.trains_text)
         painter = Painter(s, report, model, conditioning, learner)
         saver = Saver(s, report, model, dataset, plan, learner)
         losses = Losses(plan.steps_per_epoch, precision.device, progress.losses)
@@ -119,8 +122,10 @@ class Objective:
 
         noisy = diffusion.mix(x0, noise, alpha_bar)  # q(x_t | x_0)
         told = self.conditioning(batch.captions)
+        if batch.inpainting is not None:
+            noisy = torch.cat((noisy, batch.inpainting), dim=1)
         with self.precision.autocast():
-            prediction = self.model.unet(noisy, t, told, return_dict=False)[0]
+            prediction = self.model.predict(noisy, t, told, batch.sizes)
         wanted = diffusion.target(x0, noise, alpha_bar, prediction_type)
         losses = diffusion.per_sample(diffusion.distance(prediction, wanted)) * batch.loss_weights
         if s.min_snr_gamma:
@@ -172,12 +177,17 @@ def make_room(
         for encoder in model.text_encoders if conditioning.trained else ():
             encoder.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
             encoder.train()
-    if model.device.type != "cpu" and s.cache_latents and not s.color_aug:
+    if model.device.type != "cpu" and caches_latents(s):
         model.vae.to("cpu")
-    if not conditioning.trained and not s.shuffle_caption:
-        dropped = [""] if s.caption_dropout_rate or s.caption_dropout_every_n_epochs else []
-        captions = [first_line(picture.caption) for picture in dataset.entries()]
-        conditioning.learn_by_heart([*captions, *dropped, *painter.texts], report)
+    if not conditioning.trained and not s.shuffle_caption and model.text_encoders:
+        conditioning.learn_by_heart(texts(s, dataset), report)
+
+
+def texts(s: Settings, dataset: Dataset) -> list[str]:
+    """Everything the text encoders will be asked for, unless captions are shuffled."""
+    dropped = [""] if s.caption_dropout_rate or s.caption_dropout_every_n_epochs else []
+    captions = [first_line(picture.caption) for picture in dataset.entries()]
+    return [*captions, *dropped, *asked_for(s)]
 
 
 # In the loop.

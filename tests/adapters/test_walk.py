@@ -20,7 +20,7 @@ def full_size() -> Any:
     with torch.device("meta"):
         unet = UNet2DConditionModel.from_config(UNet2DConditionModel.load_config(str(SD15), subfolder="unet"))
         text = CLIPTextModel(CLIPTextConfig.from_pretrained(str(SD15), subfolder="text_encoder"))
-    return SimpleNamespace(unet=unet, text_encoders=[text])
+    return SimpleNamespace(family="sd15", unet=unet, text_encoders=[text])
 
 
 @pytest.fixture(scope="module")

@@ -78,14 +78,14 @@ def test_the_place_it_names_is_where_it_looks(tmp_path: Path, monkeypatch: pytes
 
 
 def test_only_configs_of_another_family_are_fetched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whoever asks for Stable Diffusion 2 by an unknown name need not wait for its weights to be told no."""
+    """Whoever asks for InstructPix2Pix by an unknown name need not wait for its weights to be told no."""
     import json
 
     there = tiny_sd15(tmp_path / "there")
     config = there / "unet" / "config.json"
-    config.write_text(json.dumps({**json.loads(config.read_text()), "use_linear_projection": True}))
+    config.write_text(json.dumps({**json.loads(config.read_text()), "in_channels": 8}))
     asked = hub_of(there, tmp_path / "here", monkeypatch)
-    with pytest.raises(Failure, match=r"^some/thing is Stable Diffusion 2; only Stable Diffusion 1\.5 can"):
+    with pytest.raises(Failure, match=r"^some/thing is InstructPix2Pix; only Stable Diffusion 1\.5, "):
         load_model(Settings(pretrained_model_name_or_path="some/thing"), listener(), torch.device("cpu"), torch.float32)
     assert asked == ["model_index.json", "scheduler/scheduler_config.json", "unet/config.json"]
 

@@ -37,7 +37,7 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_a_diffusers_folder(tiny: Path) -> None:
     found = identify(str(tiny))
-    assert found == Identity("diffusers", str(tiny), tiny, "sd15", "epsilon")
+    assert found == Identity("diffusers", str(tiny), tiny, "sd15", "epsilon", said_by="its scheduler says so")
     assert found.base
 
 
@@ -52,10 +52,10 @@ def test_a_single_file(tmp_path: Path, name: str) -> None:
 @pytest.mark.parametrize(
     ("changes", "what"),
     [
-        ({UNET + "input_blocks.1.1.proj_in.weight": (2, 2)}, "Stable Diffusion 2"),
-        ({UNET + "label_emb.0.0.weight": (2, 2), "conditioner.embedders.1.model.x": (1,)}, "Stable Diffusion XL"),
         ({UNET + "label_emb.0.0.weight": (2, 2), "conditioner.embedders.0.model.x": (1,)}, "XL (refiner)"),
-        ({UNET + "input_blocks.0.0.weight": (2, 9, 3, 3)}, "Stable Diffusion inpainting"),
+        ({UNET + "input_blocks.0.0.weight": (2, 5, 3, 3)}, "with a depth map"),
+        ({UNET + "input_blocks.0.0.weight": (2, 6, 3, 3)}, "a model with 6 input channels"),
+        ({"model.diffusion_model.noise_refiner.0.attention.qkv.weight": (2, 2)}, "Lumina"),
         ({UNET + "input_blocks.0.0.weight": (2, 8, 3, 3)}, "InstructPix2Pix"),
         ({UNET + "joint_blocks.0.context_block.attn.qkv.weight": (2, 2)}, "Stable Diffusion 3"),
         ({UNET + "double_blocks.0.img_attn.qkv.weight": (2, 2)}, "Flux"),
@@ -66,7 +66,7 @@ def test_other_families_are_named(tmp_path: Path, changes: dict[str, tuple[int, 
     assert found.problem is not None
     assert found.problem.startswith("model.safetensors is ")
     assert what in found.problem
-    assert "only Stable Diffusion 1.5" in found.problem
+    assert "only Stable Diffusion 1.5, Stable Diffusion 2 and Stable Diffusion XL can be trained." in found.problem
 
 
 @pytest.mark.parametrize(
@@ -119,7 +119,8 @@ def test_the_length_of_a_header_is_not_taken_for_something_else(tmp_path: Path, 
     length = next(number for number in range(len(header), 10_000) if number % 256 == low)
     data = struct.pack("<Q", length) + header.ljust(length) + bytes(4)
     assert broken(tmp_path, "a.safetensors", data) == (
-        "a.safetensors is a model of an unknown kind; only Stable Diffusion 1.5 can be trained."
+        "a.safetensors is a model of an unknown kind; "
+        "only Stable Diffusion 1.5, Stable Diffusion 2 and Stable Diffusion XL can be trained."
     )
 
 
@@ -183,13 +184,65 @@ def changed(folder: Path, part: str, **values: object) -> str:
 
 
 def test_folders_of_other_families(tmp_path: Path) -> None:
-    assert "Stable Diffusion 2;" in changed(tiny_configs(tmp_path / "a"), "unet", use_linear_projection=True)
-    assert "Stable Diffusion 2;" in changed(tiny_configs(tmp_path / "b"), "unet", cross_attention_dim=1024)
-    assert "inpainting" in changed(tiny_configs(tmp_path / "c"), "unet", in_channels=9)
-    assert "Stable Diffusion XL;" in changed(tiny_configs(tmp_path / "d"), "unet", addition_embed_type="text_time")
-    assert "Stable Diffusion XL;" in changed(tiny_configs(tmp_path / "e"), ".", _class_name="StableDiffusionXLPipeline")
+    assert "upscaler" in changed(tiny_configs(tmp_path / "c"), "unet", in_channels=7)
+    assert "InstructPix2Pix" in changed(tiny_configs(tmp_path / "d", "sdxl"), "unet", in_channels=8)
+    assert "(refiner)" in changed(tiny_configs(tmp_path / "e"), ".", _class_name="StableDiffusionXLImg2ImgPipeline")
     assert "Stable Diffusion 3;" in changed(tiny_configs(tmp_path / "f"), ".", _class_name="StableDiffusion3Pipeline")
     assert "Flux;" in changed(tiny_configs(tmp_path / "g"), ".", _class_name="FluxPipeline")
+
+
+KINDS: list[tuple[str, str, bool]] = [
+    ("sd15", "epsilon", False), ("sd15", "v_prediction", False), ("sd15", "epsilon", True), ("sd2", "epsilon", False),
+    ("sd2", "v_prediction", False), ("sd2", "epsilon", True), ("sdxl", "epsilon", False), ("sdxl", "v_prediction", False),
+    ("sdxl", "epsilon", True),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("family", "prediction", "inpainting"), KINDS)
+def test_a_folder_tells_everything(tmp_path: Path, family: str, prediction: str, inpainting: bool) -> None:
+    """Its weights are not needed for that; a family with two text encoders is known by its U-Net."""
+    found = identify(str(tiny_configs(tmp_path, family, prediction, inpainting)))
+    assert (found.family, found.prediction, found.inpainting) == (family, prediction, inpainting)
+    assert found.ticks == {
+        "v2": family == "sd2", "sdxl": family == "sdxl", "v_parameterization": prediction == "v_prediction",
+        "train_inpainting": inpainting,
+    }  # fmt: skip
+    assert found.why.startswith("Its configs say Stable Diffusion ")
+    assert found.why.endswith("(its scheduler says so).")
+
+
+@pytest.mark.parametrize("ending", [".safetensors", ".ckpt"])
+@pytest.mark.parametrize("inpainting", [False, True])
+@pytest.mark.parametrize("family", ["sd15", "sd2", "sdxl"])
+def test_a_single_file_tells_its_family(tmp_path: Path, family: str, inpainting: bool, ending: str) -> None:
+    found = identify(str(tiny_single_file(tmp_path / f"a{ending}", family=family, inpainting=inpainting)))
+    assert (found.kind, found.family, found.inpainting, found.problem) == ("single", family, inpainting, None)
+    assert found.prediction is None
+    assert found.ticks["v_parameterization"] is None
+    assert "tick v_param" in found.why
+
+
+def test_a_key_tells_that_a_file_predicts_velocity(tmp_path: Path) -> None:
+    file = tiny_single_file(tmp_path, family="sdxl", more={"v_pred": torch.tensor([])})
+    found = identify(str(file))
+    assert (found.family, found.prediction, found.ticks["v_parameterization"]) == ("sdxl", "v_prediction", True)
+    assert found.why == "The file's tensors say Stable Diffusion XL; it predicts velocity (it holds the key v_pred)."
+
+
+@pytest.mark.parametrize(
+    ("lost", "what"),
+    [
+        ("first_stage_model.", "a U-Net without its VAE"),
+        ("conditioner.", "a U-Net without its text encoder"),
+        ("conditioner.embedders.1.", "a U-Net without its second text encoder"),
+    ],
+)
+def test_an_xl_file_with_a_part_missing_is_named(tmp_path: Path, lost: str, what: str) -> None:
+    from safetensors.torch import load_file
+
+    file = tiny_single_file(tmp_path / "a.safetensors", family="sdxl")
+    save_file({key: value for key, value in load_file(file).items() if not key.startswith(lost)}, file)
+    assert identify(str(file)).problem == f"a.safetensors is {what}, not a base model."
 
 
 def test_incomplete_folders(tmp_path: Path) -> None:
@@ -231,6 +284,8 @@ def test_a_folder_with_a_file_in_it_points_at_the_file(tmp_path: Path) -> None:
         ("stabilityai/stable-diffusion-xl-refiner-1.0", "sdxl-refiner"),
         ("stabilityai/stable-diffusion-2-1-base/blob/main/v2-1_512-ema-pruned", "sd2"),
         ("stabilityai/stable-diffusion-2", "sd2"),
+        ("stabilityai/stable-diffusion-2-1/blob/main/v2-1_768-ema-pruned", "sd2"),
+        ("stabilityai/stable-diffusion-2-depth", "depth"),
         ("somebody/something", None),
         ("somebody/stable-diffusion-v1-5-in-the-style-of-flux-xl", None),
     ],
@@ -238,7 +293,15 @@ def test_a_folder_with_a_file_in_it_points_at_the_file(tmp_path: Path) -> None:
 def test_hub_names(name: str, family: str | None) -> None:
     found = identify(name)
     assert (found.kind, found.family) == ("hub", family)
-    assert (found.problem is None) == (family in ("sd15", None))
+    assert (found.problem is None) == (family not in ("sdxl-refiner", "depth"))
+
+
+def test_hub_names_tell_what_they_predict() -> None:
+    for name, velocity in (("2-1-base", False), ("2-base", False), ("2-1", True), ("2", True), ("xl-base-1.0", False)):
+        assert identify(f"stabilityai/stable-diffusion-{name}").ticks["v_parameterization"] == velocity
+    assert identify("runwayml/stable-diffusion-inpainting").ticks["train_inpainting"]
+    assert identify("somebody/something").ticks == {}
+    assert identify("somebody/something").why == ""
 
 
 def test_a_model_that_moved_is_found_where_it_lives() -> None:

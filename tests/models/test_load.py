@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 
 from tests.tiny import Listener, listener, tiny_components, tiny_configs, tiny_model, tiny_sd15, tiny_single_file
 from trainer.models import Model, file_hashes, load_model
-from trainer.models.configs import TOKENIZER
+from trainer.models.configs import CONFIGS, TOKENIZER
 from trainer.models.text import tokenize
 from trainer.report import Failure
 from trainer.settings import Settings
@@ -23,7 +23,7 @@ CPU = torch.device("cpu")
 def sizes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Single files are read as tiny ones, not as the full-sized model the embedded configs describe."""
     folder = tiny_configs(tmp_path / "configs")
-    monkeypatch.setattr("trainer.models.sd.SD15", folder)
+    monkeypatch.setitem(CONFIGS, "sd15", folder)
     return folder
 
 

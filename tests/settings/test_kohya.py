@@ -65,7 +65,7 @@ def test_two_zero_rates_mean_train_both() -> None:
 @pytest.mark.parametrize(
     ("raw", "words"),
     [
-        ({"sdxl": True, "LoRA_type": "Standard"}, "SDXL"),
+        ({"sd3_checkbox": True, "LoRA_type": "Standard"}, "Stable Diffusion 3"),
         ({"flux1_checkbox": True, "LoRA_type": "Flux1"}, "Flux.1"),
         ({"token_string": "x", "num_vectors_per_token": 4}, "Textual Inversion"),
         ({"train_dir": "x", "image_folder": "y"}, "Finetuning"),
@@ -170,3 +170,11 @@ def test_no_object_whatever_makes_the_loader_raise(raw: dict[str, Any]) -> None:
     again, problems = validate(Settings, report.values)
     assert not problems
     assert again == report.settings
+
+
+def test_the_family_ticks_are_settings() -> None:
+    raw = {"sdxl": True, "v2": "false", "v_parameterization": False, "sdxl_no_half_vae": True, "vae": "", "LoRA_type": "Standard",
+           "sdxl_cache_text_encoder_outputs": False, "train_inpainting": False}  # fmt: skip
+    found = read(raw)
+    assert (found.problems, found.ignored, sorted(found.loaded)) == ([], [], sorted(raw))
+    assert (found.settings.sdxl, found.settings.v2, found.settings.sdxl_no_half_vae) == (True, False, True)

@@ -118,6 +118,24 @@ def _floor(number: int, step: int) -> int:
     return number // step * step
 
 
+def told_sizes(size: Size, bucket: Size, flipped: bool = False) -> tuple[float, ...]:
+    """What SDXL is told of a picture: original height and width, top and left of the crop, the bucket's height and width.
+
+    Top and left are Kohya's, not the true crop (Podell et al. 2023, section 2.2): the margins that the whole picture
+    would have if it was fitted into the bucket; in a mirrored picture the left one is what was at the right.
+    """
+    (width, height), (across, down) = size, bucket
+    ratio = width / height
+    if across / down > ratio:
+        wide: float = down * ratio
+        left, top = (across - wide) // 2, 0.0
+    else:
+        wide = across
+        left, top = 0.0, (down - across / ratio) // 2
+    left = across - (left + wide) if flipped else left
+    return height, width, top, left, down, across
+
+
 def bucket_counts(dataset: "Dataset", settings: Settings) -> dict[Size, int]:
     """Pictures shown per epoch (repeats counted, regularisation balanced), by bucket, smallest bucket first."""
     counts: Counter[Size] = Counter()

@@ -17,6 +17,8 @@ class Choice(IntEnum):
     CAPTION = 3
     COLOR = 4
     LATENT = 5
+    MASK = 6
+    MASKED_LATENT = 7
 
 
 def generator(choice: Choice, seed: int, epoch: int, entry: int = 0) -> np.random.Generator:

@@ -20,7 +20,7 @@ from trainer.settings import Settings
 if TYPE_CHECKING:
     from trainer.report import Reporter
 
-__all__ = ["Dataset", "Picture", "Skipped", "Subset", "folder_problems", "scan", "verify"]
+__all__ = ["Dataset", "Picture", "Skipped", "Subset", "caches_latents", "folder_problems", "scan", "verify"]
 
 MOST_NAMED = 20
 """Files named in one sentence; there may be thousands."""
@@ -99,6 +99,11 @@ class Dataset:
             for subset in self.subsets
         )
         return replace(self, subsets=subsets, skipped=(*self.skipped, *broken))
+
+
+def caches_latents(settings: Settings) -> bool:
+    """Whether pictures are encoded once. What changes them each time, colors or masks, cannot be cached."""
+    return settings.cache_latents and not settings.color_aug and not settings.train_inpainting
 
 
 def balance(pictures: Sequence[Picture], wanted: int) -> list[tuple[Picture, int]]:

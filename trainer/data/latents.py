@@ -75,10 +75,17 @@ class Encoder:
         self.shift = float(getattr(vae.config, "shift_factor", None) or 0.0)
 
     @torch.no_grad()
-    def __call__(self, pictures: Sequence[Pixels], seeds: Sequence[int]) -> torch.Tensor:
-        """float32 [B, 4, h/8, w/8] on the device: samples of q(z|x) times the scaling factor, one seed each."""
+    def __call__(
+        self, pictures: Sequence[Pixels], seeds: Sequence[int], hidden: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """float32 [B, 4, h/8, w/8] on the device: samples of q(z|x) times the scaling factor, one seed each.
+
+        What is `hidden` (1 in [B, 1, h, w]) is grey, the middle of all values.
+        """
         pixels = torch.from_numpy(np.stack(pictures)).to(self.device).permute(0, 3, 1, 2)
         inputs = pixels.to(self.vae.dtype) / 127.5 - 1
+        if hidden is not None:
+            inputs = inputs * (1 - hidden.to(inputs))
         mean, std = self._distribution(inputs)
         noise = torch.stack([_noise(mean.shape[1:], seed) for seed in seeds])
         return (mean + std * noise.to(self.device) - self.shift) * self.scale

@@ -4,13 +4,16 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from trainer.models.families import SUPPORTED
+from trainer.models.families import GIGABYTES, SUPPORTED, of_hub_name
 from trainer.models.identify import KEY, WEIGHTS, identify_folder, weights_names
 from trainer.report import Failure
 from trainer.workspace import workspace
 
 if TYPE_CHECKING:
     from trainer.report import Reporter
+
+SECOND = "text_encoder_2"
+"""A part that only SDXL has."""
 
 LAST_CONFIG = "unet/config.json"
 CONFIGS = ("model_index.json", "scheduler/scheduler_config.json", *(f"{part}/config.json" for part in WEIGHTS))
@@ -49,11 +52,20 @@ def download(name: str, report: "Reporter") -> Path:
 def by_hand(name: str) -> str:
     """What to get, and where to put it, as the end of a sentence."""
     folder = workspace().models / name.split("/")[-1]
+    known = of_hub_name(name)
+    parts = [part for part in WEIGHTS if part != SECOND or (known is not None and known.family == "sdxl")]
     return (
         f"on a machine with a connection download the files of {name} ({', '.join(CONFIGS[:2])} and the folders "
-        f"{', '.join(WEIGHTS)}) and put them into {folder}; a model file (.safetensors) works as well: put it into "
+        f"{', '.join(parts)}{size_of(name)}) and put them into {folder}; a model file (.safetensors) works as well: put it into "
         f"{workspace().models} and choose it."
     )
+
+
+def size_of(name: str) -> str:
+    """ ", about 6.9 GB" for a well-known model, else "". Where only full precision is offered it is twice that."""
+    known = of_hub_name(name)
+    size = None if known is None else GIGABYTES.get(known.family)
+    return "" if size is None else f", about {size:g} GB"
 
 
 def cached(name: str) -> Path | None:
@@ -76,7 +88,9 @@ def _fetch(name: str, report: "Reporter") -> Path:
     wanted = needed(sizes)
     if wanted is None:
         raise Failure(f"{name} is not a Stable Diffusion model in parts (a diffusers model).", by_hand(name), key=KEY)
-    show = _progress(report, sum(sizes[file] for file in wanted))
+    total = sum(sizes[file] for file in wanted)
+    report.note(f"Downloading {name}: {total / 1e9:.1f} GB, kept for later runs. If it breaks off, it goes on there.", key=KEY)
+    show = _progress(report, total)
     for file in wanted:
         path = Path(hf_hub_download(name, file, revision=info.sha, tqdm_class=show))
         folder = path.parents[file.count("/")]
@@ -94,6 +108,8 @@ def needed(files: Iterable[str]) -> list[str] | None:
     wanted = [file for file in CONFIGS if file in have]
     wanted += sorted(file for file in have if file.startswith("tokenizer/") and file.endswith((".json", ".txt")))
     for part in WEIGHTS:
+        if part == SECOND and f"{SECOND}/config.json" not in have:
+            continue
         names = [f"{part}/{file}" for variant in ("fp16", "") for file in weights_names(part, variant)]
         # Half precision only if it cannot run code: safetensors come first, whatever their precision.
         names.sort(key=lambda file: not file.endswith(".safetensors"))

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from trainer.models import families
-from trainer.models.families import FAMILY_NAMES, SUPPORTED
+from trainer.models.families import FAMILY_NAMES, INPAINTING, SUPPORTED, TRAINABLE, parts_of
 from trainer.models.headers import Broken, read_shapes, shapes_in_safetensors
 from trainer.settings.model import MOVED
 from trainer.workspace import workspace
@@ -30,11 +30,42 @@ class Identity:
     note: str = ""
     format: str = ""
     """"safetensors" or "ckpt", for a single file."""
+    inpainting: bool = False
+    said_by: str = ""
+    """What tells the prediction, such as "its scheduler"; "" when nothing does and the user is asked."""
 
     @property
     def base(self) -> bool:
         """Whether it is a base model that can be trained on."""
         return self.problem is None and self.kind in {"diffusers", "single", "hub"}
+
+    @property
+    def ticks(self) -> dict[str, bool | None]:
+        """What the ticks v2, v_param and SDXL have to be, and Train inpainting model; None where only the user knows.
+
+        Empty when the family is not known yet (a model of the hub, whose configs are not here).
+        """
+        if self.family not in SUPPORTED:
+            return {}
+        return {
+            "v2": self.family == "sd2",
+            "v_parameterization": None if self.prediction is None else self.prediction == "v_prediction",
+            "sdxl": self.family == "sdxl",
+            "train_inpainting": self.inpainting,
+        }
+
+    @property
+    def why(self) -> str:
+        """Why the ticks are as they are, in a sentence for the page; "" when nothing is known."""
+        if self.family not in SUPPORTED:
+            return ""
+        what = FAMILY_NAMES[self.family] + (" for inpainting" if self.inpainting else "")
+        source = {"single": "the file's tensors say", "diffusers": "its configs say", "hub": "its name says"}[self.kind]
+        start = f"{source[0].upper()}{source[1:]} {what}"
+        if self.prediction is None:
+            return f"{start}; whether it predicts velocity no file of this kind says: tick v_param if it does."
+        predicts = "velocity" if self.prediction == "v_prediction" else "noise"
+        return f"{start}; it predicts {predicts}{f' ({self.said_by})' if self.said_by else ''}."
 
 
 def identify(name: str) -> Identity:
@@ -92,10 +123,15 @@ def _is_hub_name(name: str) -> bool:
 
 def _hub(name: str) -> Identity:
     present = MOVED.get(name, name)
-    family = families.of_hub_name(present)
+    known = families.of_hub_name(present)
     note = f"{name} has moved; {present} is used." if present != name else ""
-    identity = Identity("hub", present, family=family, note=note)
-    return identity if family is None else _only_supported(identity)
+    if known is None:
+        return Identity("hub", present, note=note)
+    return _only_supported(
+        Identity(
+            "hub", present, family=known.family, prediction=known.prediction, note=note, inpainting=known.inpainting
+        )
+    )
 
 
 def _only_supported(identity: Identity) -> Identity:
@@ -104,8 +140,8 @@ def _only_supported(identity: Identity) -> Identity:
     what = FAMILY_NAMES.get(identity.family or "", identity.family or "a model of an unknown kind")
     return replace(
         identity,
-        problem=f"{_called(identity)} is {what}; only {' and '.join(SUPPORTED.values())} can be trained.",
-        advice="Choose a model of that family.",
+        problem=f"{_called(identity)} is {what}; only {TRAINABLE} can be trained.",
+        advice="Choose a model of one of these families.",
     )
 
 
@@ -118,7 +154,10 @@ def _called(identity: Identity) -> str:
 # Folders
 
 
-WEIGHTS = {"unet": "diffusion_pytorch_model", "vae": "diffusion_pytorch_model", "text_encoder": "model"}
+WEIGHTS = {
+    "unet": "diffusion_pytorch_model", "vae": "diffusion_pytorch_model", "text_encoder": "model",
+    "text_encoder_2": "model",
+}  # fmt: skip
 """Components of a diffusers folder and the first part of their weights' file name."""
 
 
@@ -144,10 +183,16 @@ def identify_folder(name: str, path: Path) -> Identity:
     except Broken as error:
         return wrong(str(error), "Download the model again.")
     family = families.of_folder(pipeline, unet)
-    identity = replace(identity, family=family, prediction=prediction)
+    identity = replace(
+        identity,
+        family=family,
+        prediction=prediction,
+        inpainting=unet.get("in_channels") == INPAINTING,
+        said_by="its scheduler says so" if scheduler.is_file() else "it has no scheduler that says otherwise",
+    )
     if family not in SUPPORTED:
         return _only_supported(identity)
-    for component in WEIGHTS:
+    for component in parts_of(family):
         try:
             _check_component(path / component)
         except Broken as error:
@@ -161,9 +206,9 @@ def weights_names(part: str, variant: str = "") -> list[str]:
     return [f"{stem}{end}.safetensors", f"{'pytorch_model' if stem == 'model' else stem}{end}.bin"]
 
 
-def weights_file(component: Path, variant: str = "") -> Path | None:
-    """The file with the weights of one component folder; `variant` is "" or "fp16"."""
-    paths = (component / name for name in weights_names(component.name, variant))
+def weights_file(component: Path, variant: str = "", part: str = "") -> Path | None:
+    """The file with the weights of one component folder, by default named for its `part`; `variant`: "" or "fp16"."""
+    paths = (component / name for name in weights_names(part or component.name, variant))
     return next((path for path in paths if path.is_file()), None)
 
 
@@ -207,8 +252,15 @@ def _file(name: str, path: Path) -> Identity:
     identity = replace(identity, format=format)
     kind, family = families.of_file(shapes)
     if kind == "single":
-        prediction = "v_prediction" if "v_pred" in shapes else "epsilon"
-        return replace(identity, kind=kind, family=family, prediction=prediction)
+        says_velocity = "v_pred" in shapes
+        return replace(
+            identity,
+            kind=kind,
+            family=family,
+            prediction="v_prediction" if says_velocity else None,
+            inpainting=families.is_inpainting(shapes),
+            said_by="it holds the key v_pred" if says_velocity else "",
+        )
     advice = "Choose a Stable Diffusion model; " + PART_ADVICE.get(family, "this file cannot be trained on.")
     return replace(
         identity, kind=kind, family=family, problem=f"{path.name} is {family}, not a base model.", advice=advice

@@ -1,6 +1,6 @@
-"""What the text encoder makes of a caption: windows of 75 tokens, clip skip, and words that weigh more or less."""
+"""What the text encoders make of a caption: windows of 75 tokens, clip skip, and words that weigh more or less."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +18,14 @@ WINDOW = 75
 
 
 @dataclass(frozen=True)
+class Told:
+    """What the U-Net is told of captions: `states` [B, 75 n + 2, dim] to attend to, and SDXL's `pooled` [B, p]."""
+
+    states: Tensor
+    pooled: Tensor | None = None
+
+
+@dataclass(frozen=True)
 class Tokens:
     """Captions as numbers: `ids` [B, n, 77] windows, and `weights` [B, n, 75] of their tokens (None: all one)."""
 
@@ -25,21 +33,38 @@ class Tokens:
     weights: Tensor | None = None
 
 
-def encode(model: "Model", captions: "Sequence[str] | Tokens", settings: "Settings") -> Tensor:
-    """The states the U-Net attends to, [B, 75 n + 2, dim], n = `max_token_length` / 75.
+PADS: Mapping[str, tuple[int | None, ...]] = {"sd2": (0,), "sdxl": (None, 0)}
+"""What fills the windows of each text encoder of a family; None is the end token. OpenCLIP's encoders know 0."""
 
-    `settings.clip_skip` k takes the k-th state from the end (0 and 1: the last), through the final layer norm.
-    Gradients flow when the encoder's adapter is trained.
+
+def encode(model: "Model", captions: Sequence[str], settings: "Settings") -> Told:
+    """What the text encoders make of captions; n = `max_token_length` / 75.
+
+    Stable Diffusion 1 and 2: `settings.clip_skip` k takes the k-th state from the end (0 and 1: the last), through the
+    final layer norm. SDXL (Podell et al. 2023, section 2.1): the last but one state of both encoders side by side,
+    without a norm, whatever clip skip says, and the second encoder's pooled text of the first window.
+    Gradients flow when an encoder's adapter is trained.
     """
-    tokens = captions if isinstance(captions, Tokens) else tokenize(model, captions, settings)
-    return encode_tokens(model.text_encoders[0], tokens, settings.clip_skip)
+    tokens = [tokenize(model, captions, settings, which) for which in range(len(model.text_encoders))]
+    if model.family != "sdxl":
+        states = _windows(_states(model.text_encoders[0], tokens[0].ids, settings.clip_skip), tokens[0])
+        return Told(states)
+    both, pooled = [], None
+    for encoder, its in zip(model.text_encoders, tokens, strict=True):
+        output = encoder(_flat(its.ids, encoder), output_hidden_states=True)
+        both.append(_windows(output.hidden_states[-2], its))
+        pooled = getattr(output, "text_embeds", None)
+    assert pooled is not None
+    return Told(torch.cat(both, dim=-1), pooled.unflatten(0, its.ids.shape[:2])[:, 0])
 
 
-def encode_tokens(encoder: Any, tokens: Tokens, clip_skip: int) -> Tensor:
-    """As `encode`, for one encoder and captions that are tokenized already."""
-    device = next(encoder.parameters()).device
-    B, n, length = tokens.ids.shape
-    states = _states(encoder, tokens.ids.to(device).view(B * n, length), clip_skip).view(B, n, length, -1)
+def _flat(ids: Tensor, encoder: Any) -> Tensor:
+    return ids.flatten(0, 1).to(next(encoder.parameters()).device)
+
+
+def _windows(states: Tensor, tokens: Tokens) -> Tensor:
+    """[B n, 77, dim] put together to [B, 75 n + 2, dim]: the first begin, all that is between, the last end."""
+    states = states.unflatten(0, tokens.ids.shape[:2])
     middle = states[:, :, 1:-1]
     if tokens.weights is not None:
         middle = middle * tokens.weights.to(middle).unsqueeze(-1)
@@ -49,9 +74,9 @@ def encode_tokens(encoder: Any, tokens: Tokens, clip_skip: int) -> Tensor:
 
 def _states(encoder: Any, ids: Tensor, clip_skip: int) -> Tensor:
     if clip_skip <= 1:
-        last: Tensor = encoder(ids).last_hidden_state
+        last: Tensor = encoder(_flat(ids, encoder)).last_hidden_state
         return last
-    states = encoder(ids, output_hidden_states=True).hidden_states
+    states = encoder(_flat(ids, encoder), output_hidden_states=True).hidden_states
     if clip_skip >= len(states):
         raise Failure(
             f"Clip skip: {clip_skip} is too much; this model's text encoder has {len(states) - 1} layers.",
@@ -62,14 +87,19 @@ def _states(encoder: Any, ids: Tensor, clip_skip: int) -> Tensor:
     return normed
 
 
-def tokenize(model: "Model", captions: Sequence[str], settings: "Settings") -> Tokens:
-    """Captions as windows of token ids, longer ones cut at `max_token_length`; weights if weighted captions are on."""
+def tokenize(model: "Model", captions: Sequence[str], settings: "Settings", encoder: int = 0) -> Tokens:
+    """Captions as windows of token ids, longer ones cut at `max_token_length`; weights if weighted captions are on.
+
+    The ids are those of the encoder number `encoder`: they differ in what fills the windows.
+    """
     tokenizer, windows = model.tokenizers[0], settings.max_token_length // WINDOW
     if settings.weighted_captions:
         rows = [_weighted(tokenizer, caption) for caption in captions]
     else:
         rows = [[(token, 1.0) for token in _ids(tokenizer, caption)] for caption in captions]
-    begin, end, pad = tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.pad_token_id
+    begin, end = tokenizer.bos_token_id, tokenizer.eos_token_id
+    pad = PADS.get(model.family, (None,))[encoder]
+    pad = tokenizer.pad_token_id if pad is None else pad
     length = windows * WINDOW
     ids = torch.full((len(rows), length + 1), pad)
     weights = torch.ones(len(rows), length)
@@ -80,7 +110,16 @@ def tokenize(model: "Model", captions: Sequence[str], settings: "Settings") -> T
     last = ids[:, length:].repeat(1, windows).unsqueeze(-1)
     middle = ids[:, :length].view(-1, windows, WINDOW)
     ids = torch.cat((torch.full_like(last, begin), middle, last), dim=-1)
+    if pad != end and windows > 1:
+        _end_each_window(ids, end, pad)
     return Tokens(ids, weights.view(-1, windows, WINDOW) if settings.weighted_captions else None)
+
+
+def _end_each_window(ids: Tensor, end: int, pad: int) -> None:
+    """With a pad of its own, a full window closes with the end token, and an empty one begins with it."""
+    full = (ids[..., -2] != end) & (ids[..., -2] != pad)
+    ids[..., -1] = torch.where(full, end, ids[..., -1])
+    ids[..., 1] = torch.where(ids[..., 1] == pad, end, ids[..., 1])
 
 
 def _ids(tokenizer: Any, text: str) -> list[int]:

@@ -36,7 +36,7 @@ class Images(Section):
     max_resolution: Resolution = setting(
         "512,512",
         "Max resolution",
-        "width,height that pictures are trained at: 512,512 for SD 1.5. Larger shows more detail and takes more memory and time.",
+        "width,height that pictures are trained at: 512,512 for SD 1.5, 1024,1024 for SDXL. Larger shows more detail and takes more memory and time.",
     )
     enable_bucket: bool = setting(
         True, "Enable buckets", "Keep each picture's shape by grouping similar shapes. Off: everything is cropped to Max resolution."
@@ -55,6 +55,10 @@ class Images(Section):
     cache_latents_to_disk: bool = setting(
         False, "Cache latents to disk", "Keep the encoded pictures for the next run. A changed picture is encoded anew.", advanced=True
     )
+    train_inpainting: bool = setting(
+        False, "Train inpainting model", "For inpainting models: a random part of each picture is hidden, and learnt to be filled in. "
+        "Pictures are then encoded at each step instead of cached.", advanced=True,
+    )  # fmt: skip
 
     @property
     def resolution(self) -> tuple[int, int]:

@@ -173,14 +173,13 @@ def _other_tab(raw: dict[str, Any]) -> list[Problem]:
 FAMILIES = {
     "flux1_checkbox": "Flux.1", "sd3_checkbox": "Stable Diffusion 3", "hunyuan_image_checkbox": "HunyuanImage",
     "anima_checkbox": "Anima", "lumina_checkbox": "Lumina",
-    "sdxl": "SDXL", "v2": "Stable Diffusion 2", "v_parameterization": "a v-prediction model",
 }  # fmt: skip
 
 
 def _other_family(raw: dict[str, Any]) -> list[Problem]:
     ticked = [family for key, family in FAMILIES.items() if str(raw.get(key, "")).lower() in {"true", "1"}]
     label = KNOWN["pretrained_model_name_or_path"].label
-    message = "this file is for {}; only Stable Diffusion 1.5 models can be trained. Choose a Stable Diffusion 1.5 model and preset."
+    message = "this file is for {}; only Stable Diffusion 1.5, 2 and XL can be trained. Choose a model and a preset of one of these."
     return [Problem("pretrained_model_name_or_path", label, message.format(" and ".join(ticked)))] if ticked else []
 
 
@@ -346,9 +345,6 @@ WHY_IGNORED = {
     "save_as_bool": "saved there by accident",
     "xformers": "the fastest attention of PyTorch is always used",
     "mem_eff_attn": "the fastest attention of PyTorch is always used",
-    "sdxl": "the model family is read from the model itself",
-    "v2": "the model family is read from the model itself",
-    "v_parameterization": "the model family is read from the model itself",
     "persistent_data_loader_workers": "pictures are loaded by threads here",
     "max_data_loader_n_workers": "pictures are loaded by threads here",
     "no_token_padding": "no longer a setting of the Kohya GUI either",

@@ -2,8 +2,12 @@
 
 from pathlib import Path
 
-SD15 = Path(__file__).parent / "sd15"
-"""model_index.json and one JSON a component of Stable Diffusion 1.5, as in its diffusers folder."""
+HERE = Path(__file__).parent
 
-TOKENIZER = Path(__file__).parent / "tokenizer"
-"""The CLIP tokenizer of Stable Diffusion 1.5 (77 positions, padded with the end token)."""
+SD15, SD2, SDXL = HERE / "sd15", HERE / "sd2", HERE / "sdxl"
+CONFIGS = {"sd15": SD15, "sd2": SD2, "sdxl": SDXL}
+"""model_index.json and one JSON a component of each family, as in its diffusers folder. Stable Diffusion 2 for 768 pixels
+differs only in what it predicts, inpainting models only in the number of input channels: the loader changes that."""
+
+TOKENIZER = HERE / "tokenizer"
+"""The CLIP tokenizer of all families (77 positions, padded with the end token)."""
