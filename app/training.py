@@ -15,9 +15,10 @@ from app import charts, drafts, paths, presets, runs
 from app.form import Form, shown
 from app.frame import panel, tablist
 from trainer import hardware
+from trainer.adapters import ADAPTERS
 from trainer.declare import Problem, by_name, validate
 from trainer.jobs import jobs
-from trainer.models.identify import FAMILY_NAMES, identify
+from trainer.models.identify import FAMILY_NAMES, Identity, identify
 from trainer.settings import SECTIONS, Settings
 from trainer.settings.dataset import Images
 from trainer.settings.model import MOVED, QUICK_PICKS
@@ -105,20 +106,22 @@ def _own_models() -> list[tuple[str, str]]:
     return [(str(path.relative_to(folder)), str(path)) for path in found[:200]]
 
 
-def _identity(settings: Settings) -> str:
+def _identity(found: Identity) -> str:
     """What the chosen model is, in words."""
-    name = settings.pretrained_model_name_or_path.strip()
-    if name == "demo":
+    if found.name == "demo":
         return (
             "A tiny model of drawings, of the Stable Diffusion 1.5 kind; trains in two minutes without a graphics card."
         )
-    if name in MOVED:
-        return f"This model now lives at {MOVED[name]} and is fetched from there."
-    found = identify(name)
     if found.note:
         return found.note
     family = FAMILY_NAMES.get(found.family or "", "")
     return f"{', '.join(filter(None, (family, KINDS.get(found.kind, ''))))}." if family else ""
+
+
+def _read_from(found: Identity) -> tuple[dict[str, bool], dict[str, str]]:
+    """(ticks that follow from the model; why, for each that is on or that only people know)."""
+    fixed = {key: tick for key, tick in found.ticks.items() if tick is not None}
+    return fixed, {key: found.why for key, tick in found.ticks.items() if tick is not False}
 
 
 KINDS = {
@@ -146,11 +149,17 @@ def outlook(raw: Mapping[str, Any]) -> dict[str, Any]:
     """What the browser shows beside the form: problems, notes, the plan."""
     settings, problems, notes = examine(raw)
     busy = _active()
+    model = identify(settings.pretrained_model_name_or_path.strip())
+    fixed, why = _read_from(model)
+    told = {"LoRA_type": ADAPTERS[settings.LoRA_type].readers, **why}
+    if not any(item.key == MODEL for item in problems):
+        told[MODEL] = _identity(model)
     answer: dict[str, Any] = {
         "form": JOB,
         "problems": [_problem(item) for item in problems],
         "warnings": [_problem(item) for item in notes],
-        "notes": {} if any(item.key == MODEL for item in problems) else {MODEL: _identity(settings)},
+        "notes": told,
+        "fixed": fixed,
         "ready": f"{busy} is running; Start puts this run in the queue behind it." if busy else "Ready to start.",
         "again": 1.5 if hardware.asking() else LOOK_AGAIN if busy else 0,
     }

@@ -5,7 +5,7 @@ from trainer.settings.captions import CaptionFiles, Captions
 from trainer.settings.dataset import Augmentation, Images
 from trainer.settings.folders import Folders
 from trainer.settings.hardware import Memory, Precision
-from trainer.settings.model import OwnVae, SourceModel
+from trainer.settings.model import Family, OwnVae, SourceModel
 from trainer.settings.network import LoraType, Network
 from trainer.settings.noise import Loss
 from trainer.settings.optimizer import Duration, Rates
@@ -14,14 +14,14 @@ from trainer.settings.saving import Saving, States
 from trainer.settings.sdxl import Sdxl
 
 SECTIONS: tuple[type[Section], ...] = (
-    SourceModel, Folders, LoraType, Duration, Rates, Network, Images, Sdxl, CaptionFiles, Saving, Precision,
+    SourceModel, Family, Folders, LoraType, Duration, Rates, Network, Images, Sdxl, CaptionFiles, Saving, Precision,
     Captions, Augmentation, Loss, OwnVae, Memory, States, Samples,
 )  # fmt: skip
 """In the order of the page."""
 
 
 class Settings(
-    SourceModel, Folders, LoraType, Duration, Rates, Network, Images, Sdxl, CaptionFiles, Saving, Precision,
+    SourceModel, Family, Folders, LoraType, Duration, Rates, Network, Images, Sdxl, CaptionFiles, Saving, Precision,
     Captions, Augmentation, Loss, OwnVae, Memory, States, Samples,
 ):  # fmt: skip
     """What the user decides about a training run. Read, never written."""

@@ -34,21 +34,29 @@ class SourceModel(Section):
         "A quick pick, a model's name on the hub, a .safetensors or .ckpt file, or a diffusers folder.",
         kind="file",
     )
-    v2: bool = setting(
-        False, "v2", "The model is a Stable Diffusion 2. Read from the model; ticked where it is.",
-    )  # fmt: skip
-    v_parameterization: bool = setting(
-        False, "v_param", "The model predicts velocity instead of noise. Read from diffusers folders; a single file seldom says it: then this tick decides.",
-    )  # fmt: skip
-    sdxl: bool = setting(
-        False, "SDXL", "The model is a Stable Diffusion XL. Read from the model; ticked where it is.",
-    )  # fmt: skip
     save_model_as: str = setting(
         "safetensors",
         "Save trained model as",
         "safetensors loads everywhere and cannot run code; ckpt is for old programs.",
         choices=("safetensors", "ckpt"),
     )
+
+
+class Family(Section):
+    """Which kind of model it is. Read from the model, where it says so."""
+
+    tab: ClassVar[str] = "Source Model"
+    title: ClassVar[str] = "Family"
+
+    v2: bool = setting(
+        False, "v2", "The model is a Stable Diffusion 2. Ticked where the model says so.",
+    )  # fmt: skip
+    v_parameterization: bool = setting(
+        False, "v_param", "The model predicts velocity instead of noise. Read from diffusers folders; a single file seldom says it: then this tick decides.",
+    )  # fmt: skip
+    sdxl: bool = setting(
+        False, "SDXL", "The model is a Stable Diffusion XL. Ticked where the model says so.",
+    )  # fmt: skip
 
 
 class OwnVae(Section):
@@ -62,5 +70,4 @@ class OwnVae(Section):
         "VAE",
         "Optional. Path to a VAE to train with instead of the model's own: a .safetensors or .ckpt file or a diffusers folder.",
         kind="file",
-        advanced=True,
     )
