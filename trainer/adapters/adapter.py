@@ -6,7 +6,8 @@ starts with (`initialise`) and what it adds to the layer's weight (`delta`). The
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence, Set
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Self
 
@@ -14,7 +15,8 @@ import torch
 from torch import Tensor, nn
 
 from trainer.adapters import ADAPTERS
-from trainer.adapters.start import Size, Start, check_sizes, read_start
+from trainer.adapters.blocks import Blocks, blocks_of, layout_of
+from trainer.adapters.start import Size, Start, check_sizes, label, read_start
 from trainer.adapters.walk import Target, targets
 from trainer.report import Failure
 
@@ -22,6 +24,18 @@ if TYPE_CHECKING:
     from trainer.models import Model
     from trainer.report import Reporter
     from trainer.settings import Settings
+
+
+
+@dataclass(frozen=True)
+class Group:
+    """Parameters that learn at one rate: that of their `part` ("unet" or "text") times `scale`."""
+
+    name: str
+    part: str
+    parameters: list[nn.Parameter]
+    scale: float
+
 
 @dataclass(frozen=True)
 class Loaded:
@@ -65,7 +79,7 @@ class Adapter(ABC):
         start = read_start(settings, model, everything, cls)
         if settings.dim_from_weights:
             sizes = start.sizes
-        check_sizes(start, sizes)
+        check_sizes(start, sizes, cls)
         adapter = cls(model, sizes, settings)
         adapter._go_on_from(start, report)
         return adapter
@@ -75,10 +89,21 @@ class Adapter(ABC):
     suffixes: frozenset[str]
     """The endings of its keys in a file, besides `alpha`."""
 
+    plus_suffixes: Set[str] = frozenset()
+    """Those of the tensors that start at zero, which LoRA+ gives a higher rate (Hayou et al. 2024)."""
+
+    frozen_suffixes: Set[str] = frozenset()
+    """Those of tensors that stay as they start."""
+
     @classmethod
     def targets_of(cls, model: "Model", settings: "Settings") -> list[Target]:
         """The layers this type can adapt, in the order of the file."""
         return targets(model, "conv_dim" in ADAPTERS[settings.LoRA_type].options)
+
+    @classmethod
+    def endings(cls, settings: "Settings", everything: Sequence[Target]) -> Set[str]:
+        """The endings that keys of a file may have, besides `alpha`."""
+        return cls.suffixes
 
     @classmethod
     @abstractmethod
@@ -94,6 +119,11 @@ class Adapter(ABC):
     @abstractmethod
     def size_in(cls, state: Mapping[str, Tensor], target: Target, settings: "Settings") -> Size:
         """Rank and alpha of a layer in a file's tensors."""
+
+    @classmethod
+    def size_keys(cls, target: Target) -> tuple[str, str]:
+        """The settings that rank and alpha of a layer come from."""
+        return ("conv_dim", "conv_alpha") if target.is_spatial else ("network_dim", "network_alpha")
 
     @classmethod
     @abstractmethod
@@ -131,6 +161,15 @@ class Adapter(ABC):
         """Everything that is trained of a layer; what is not in `weights` is folded into it when a file is written."""
         return self.weights(name)
 
+    def learns(self, name: str) -> dict[str, list[nn.Parameter]]:
+        """What the optimizer moves of a layer, by the ending of the tensor it is, or is a part of."""
+        trained = self.trained(name).items()
+        return {suffix: [weight] for suffix, weight in trained if suffix not in self.frozen_suffixes}
+
+    def is_plus(self, name: str, ending: str) -> bool:
+        """Whether a tensor of a layer is one of those that LoRA+ gives a higher rate."""
+        return ending in self.plus_suffixes
+
     def constants(self, name: str) -> dict[str, float]:
         """Single numbers that the file holds for a layer beside its tensors, by their ending."""
         return {"alpha": self.sizes[name].alpha}
@@ -139,6 +178,7 @@ class Adapter(ABC):
         """A layer's tensors as the file holds them."""
         return dict(self.weights(name))
 
+    @abstractmethod
     def _add_dropouts(self, settings: "Settings") -> None:
         """Arrange for network, rank and module dropout, which work only while `training`."""
 
@@ -158,6 +198,28 @@ class Adapter(ABC):
     def trains_text(self) -> bool:
         """Whether the text encoder's part is trained."""
         return bool(self.text_parameters)
+
+    @property
+    def rests(self) -> bool:
+        """Whether some of what is trained has no gradient in some steps, and must then stay where it is."""
+        return self._drops_modules
+
+    def groups(self) -> list[Group]:
+        """What is trained, by the rate it learns at: by part, by block if blocks have rates, LoRA+ apart."""
+        found: dict[tuple[str, int, bool], list[nn.Parameter]] = defaultdict(list)
+        scales: dict[tuple[str, int, bool], float] = {}
+        for name, target in self.targets.items():
+            for ending, weights in self.learns(name).items():
+                plus = self._plus[target.part] != 1 and self.is_plus(name, ending)
+                key = target.part, self._blocks.index(name), plus
+                found[key] += [weight for weight in weights if weight.requires_grad]
+                scales[key] = self._blocks.rate(name) * (self._plus[target.part] if plus else 1.0)
+        in_order = sorted((key for key in found if found[key]), key=lambda key: (key[0] != "unet", *key[1:]))
+        return [Group(self._called(*key), key[0], found[key], scales[key]) for key in in_order]
+
+    def _called(self, part: str, block: int, plus: bool) -> str:
+        words = {"unet": "unet", "text": "textencoder"}[part], self._blocks.layout.called(block) if block >= 0 else ""
+        return " ".join(filter(None, (*words, "plus" if plus else "")))
 
     def train(self, mode: bool = True) -> Self:
         """Switch the dropouts on (training) or off (sampling)."""
@@ -240,18 +302,21 @@ class Adapter(ABC):
 
     def _choose_what_trains(self, settings: "Settings") -> None:
         unet, text = rates(settings)
+        self._blocks = blocks(settings, self.targets.values())
+        self._plus = plus_ratios(settings)
+        self._drops_modules = bool(settings.module_dropout) and "module_dropout" in ADAPTERS[settings.LoRA_type].options
         self.unet_parameters = self._thaw("unet") if unet else []
         self.text_parameters = self._thaw("text") if text else []
         if not self.unet_parameters and not self.text_parameters:
             raise Failure(
-                "Nothing would be trained: the rates of U-Net and text encoder are both 0.",
+                "Nothing would be trained: the rates of U-Net and text encoder are both 0, or those of all blocks.",
                 "Set Learning rate, Unet learning rate or Text Encoder learning rate.",
                 key="learning_rate",
             )
 
     def _thaw(self, part: str) -> list[nn.Parameter]:
-        names = [name for name, target in self.targets.items() if target.part == part]
-        weights = [weight for name in names for weight in self.trained(name).values()]
+        names = [name for name, target in self.targets.items() if target.part == part and self._blocks.rate(name)]
+        weights = [weight for name in names for some in self.learns(name).values() for weight in some]
         for weight in weights:
             weight.requires_grad_(True)
         return weights
@@ -270,8 +335,8 @@ def _position(target: Target, roots: Sequence[nn.Module]) -> int:
 
 
 def _most_common(sizes: Sequence[Size]) -> tuple[int, float]:
-    size = max(sizes, key=sizes.count, default=Size(0, 1.0))
-    return size.rank, size.alpha
+    ranked = [(size.rank, size.alpha) for size in sizes if size.rank]
+    return max(ranked, key=ranked.count, default=(0, 1.0))
 
 
 def rates(settings: "Settings") -> tuple[float, float]:
@@ -281,3 +346,19 @@ def rates(settings: "Settings") -> tuple[float, float]:
     )
     return unet, 0.0 if settings.stop_text_encoder_training == -1 else text
 
+
+def blocks(settings: "Settings", everything: Iterable[Target]) -> Blocks:
+    """What the settings say of each block; raises `Failure` with a sentence when it cannot be used."""
+    try:
+        return blocks_of(settings, layout_of(target.name for target in everything))
+    except ValueError as error:
+        key, message = error.args
+        raise Failure(f"{label(key)}: {message}", "Correct or empty it.", key) from None
+
+
+def plus_ratios(settings: "Settings") -> dict[str, float]:
+    """How much faster each part's LoRA+ tensors learn than the others: its own ratio, else that for both; 1 if none."""
+    if "loraplus_lr_ratio" not in ADAPTERS[settings.LoRA_type].options:
+        return {"unet": 1.0, "text": 1.0}
+    own = {"unet": settings.loraplus_unet_lr_ratio, "text": settings.loraplus_text_encoder_lr_ratio}
+    return {part: ratio or settings.loraplus_lr_ratio or 1.0 for part, ratio in own.items()}

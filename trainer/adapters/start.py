@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 
 from torch import Tensor
 
-from trainer.adapters.walk import Target, targets
+from trainer.adapters import ADAPTERS
+from trainer.adapters.walk import Target, targets, text_namer, unet_namer
 from trainer.declare import by_name
 from trainer.models import families
 from trainer.models.families import FAMILY_NAMES
@@ -22,6 +23,9 @@ if TYPE_CHECKING:
     from trainer.models import Model
 
 KEY = "network_weights"
+
+
+Shapes = Iterable[tuple[str, tuple[int, ...]]]
 
 
 @dataclass(frozen=True)
@@ -45,6 +49,7 @@ TYPES = (
     ("hada_", "a LoHa"), ("lokr_", "a LoKr"), ("dora_scale", "a DoRA"), ("oft_", "an OFT"), ("on_input", "an IA3"),
     ("lora_mid", "a LoCon with a Tucker core"), ("lora_A", "a LoRA in the diffusers format"),
     ("lora.down", "a LoRA in an old diffusers format"), ("b1.weight", "a GLoRA"),
+    ("diff", "a native fine-tuning"), ("_norm", "a LyCORIS file with norms"), ("lora_", "a LoRA"),
 )  # fmt: skip
 """Key endings of adapter files that are not plain LoRA."""
 
@@ -60,7 +65,8 @@ def read_start(settings: Settings, model: "Model", everything: Sequence[Target],
     `everything` is what the chosen LoRA type adapts, `kind` its class.
     """
     path, state = _read(settings.network_weights)
-    foreign = [key for key in state if "." not in key or key.split(".", 1)[1] not in kind.suffixes | {"alpha"}]
+    own = kind.endings(settings, everything) | {"alpha"}
+    foreign = [key for key in state if "." not in key or key.split(".", 1)[1] not in own]
     if foreign:
         raise _failure(
             f"{path.name} is {_type_of(foreign)}, which {settings.LoRA_type} cannot go on from.", TYPE_ADVICE
@@ -111,12 +117,20 @@ def _type_of(keys: Iterable[str]) -> str:
 
 def _strange(path: Path, names: Sequence[str], model: "Model", settings: Settings) -> Failure:
     """Why a file holds layers that the chosen type does not adapt."""
+    if "LyCORIS_preset" in ADAPTERS[settings.LoRA_type].options and _all_names(model).issuperset(names):
+        return _failure(
+            f"{path.name} also holds layers that {label('LyCORIS_preset')} {settings.LyCORIS_preset} does not train.",
+            f"Choose the preset that it was trained with; {names[0]} is such a layer.",
+        )
     if {target.name for target in targets(model, convolutions=True)}.issuperset(names):
         return _failure(
             f"{path.name} also holds convolutions, which {settings.LoRA_type} does not train.",
             f"Set {label('LoRA_type')} to Kohya LoCon.",
         )
-    families = (family for start, family in FOREIGN if any(name.startswith(start) for name in names))
+    own = FAMILY_NAMES[model.family]
+    families = (
+        family for start, family in FOREIGN if any(name.startswith(start) for name in names) and own not in family
+    )
     made_for = next(families, "another model")
     return _failure(
         f"{path.name} was made for {made_for}: this model has no layer {names[0]}.",
@@ -124,11 +138,22 @@ def _strange(path: Path, names: Sequence[str], model: "Model", settings: Setting
     )
 
 
+def _all_names(model: "Model") -> set[str]:
+    """What the files call every layer that any preset could mean."""
+    unet = unet_namer(model)
+    names = {unet(path) for path, _ in model.unet.named_modules()}
+    for number, encoder in enumerate(model.text_encoders):
+        text = text_namer(model, number)
+        names |= {text(path) for path, _ in encoder.named_modules()}
+    return names
+
+
 FOREIGN = (
     ("lora_te1_", FAMILY_NAMES["sdxl"]), ("lora_te2_", FAMILY_NAMES["sdxl"]),
     ("lora_unet_input_blocks", FAMILY_NAMES["sdxl"]), ("lora_unet_output_blocks", FAMILY_NAMES["sdxl"]),
     ("lora_unet_double_blocks", FAMILY_NAMES["flux"]), ("lora_transformer", FAMILY_NAMES["flux"]),
     ("lora_unet_joint_blocks", FAMILY_NAMES["sd3"]), ("lora_te_text_model_encoder_layers_", FAMILY_NAMES["sd2"]),
+    ("lora_te_", f"{FAMILY_NAMES['sd15']} or 2"), ("lora_unet_down_blocks", f"{FAMILY_NAMES['sd15']} or 2"),
 )  # fmt: skip
 """Beginnings of layer names that other families have."""
 
@@ -138,7 +163,9 @@ def _check_shape(path: Path, target: Target, found: tuple[int, int] | None, mode
     if found == (out, inner):
         return
     if found is None:
-        raise _failure(f"{path.name} is damaged: the parts of {target.name} do not fit together.", TYPE_ADVICE)
+        raise _failure(
+            f"{path.name} is damaged or for another model: the parts of {target.name} do not fit together.", TYPE_ADVICE
+        )
     raise _failure(
         f"{path.name} was made for another model: its {target.name} turns {found[1]} values into {found[0]}, "
         f"this model's turns {inner} into {out}.",
@@ -146,20 +173,41 @@ def _check_shape(path: Path, target: Target, found: tuple[int, int] | None, mode
     )
 
 
-def check_sizes(start: Start, sizes: Mapping[Target, Size]) -> None:
-    """Raise `Failure` when the file's ranks or alphas are not those of the settings, `sizes`."""
+def check_sizes(start: Start, sizes: Mapping[Target, Size], kind: "type[Adapter]") -> None:
+    """Raise `Failure` when the file's ranks, alphas or shapes are not those of the settings, `sizes`."""
     for target, size in start.sizes.items():
-        rank, alpha = ("conv_dim", "conv_alpha") if target.is_spatial else ("network_dim", "network_alpha")
+        rank, alpha = kind.size_keys(target)
         wanted = sizes.get(target)
+        if wanted is None or wanted.rank != size.rank:
+            key, found = rank, float(size.rank)
         # Files keep alpha in half precision: 0.3 comes back as 0.29998.
-        fits = wanted is not None and wanted.rank == size.rank and abs(wanted.alpha - size.alpha) <= 0.005 * size.alpha
-        if fits:
+        elif abs(wanted.alpha - size.alpha) > 0.005 * size.alpha:
+            key, found = alpha, round(size.alpha, 4)
+        elif getattr(wanted, "shapes", ()) != getattr(size, "shapes", ()):
+            raise _other_options(start.path, target, getattr(size, "shapes", ()), getattr(wanted, "shapes", ()))
+        else:
             continue
-        key, found = (rank, size.rank) if wanted is None or wanted.rank != size.rank else (alpha, round(size.alpha, 4))
         raise _failure(
             f"{start.path.name} was trained with {label(key)} {found:g}, and it is set to {_set(wanted, key):g}.",
             f"Tick {label('dim_from_weights')}, or set {label(key)} to {found:g}.",
         )
+
+
+OPTIONS = (
+    ("dora_scale", "dora_wd"), ("lora_mid", "use_tucker"), ("hada_t", "use_tucker"), ("lokr_t2", "use_tucker"),
+    ("rescale", "rescaled"), ("lokr_w1_", "decompose_both"), ("lokr_", "factor"),
+)  # fmt: skip
+"""Beginnings of key endings that a file has or lacks, and the settings that decide it."""
+
+
+def _other_options(path: Path, target: Target, found: Shapes, wanted: Shapes) -> Failure:
+    different = dict(found).items() ^ dict(wanted).items()
+    words = [key for start, key in OPTIONS if any(ending.startswith(start) for ending, _ in different)]
+    keys = words[:1] or ["LoRA_type"]
+    return _failure(
+        f"{path.name} was trained with another value of {label(keys[0])}: the tensors of its {target.name} are others.",
+        f"Tick {label('dim_from_weights')}, or change {label(keys[0])}.",
+    )
 
 
 def _set(wanted: Size | None, key: str) -> float:

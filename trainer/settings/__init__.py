@@ -4,24 +4,26 @@ from trainer.declare import Section
 from trainer.settings.captions import CaptionFiles, Captions
 from trainer.settings.dataset import Augmentation, Images
 from trainer.settings.folders import Folders
-from trainer.settings.hardware import Memory, Precision
+from trainer.settings.hardware import Compiling, Memory, Precision
+from trainer.settings.lycoris import Lycoris
 from trainer.settings.model import Family, OwnVae, SourceModel
 from trainer.settings.network import LoraType, Network
 from trainer.settings.noise import Loss
 from trainer.settings.optimizer import Duration, Rates
+from trainer.settings.processes import Processes
 from trainer.settings.samples import Samples
 from trainer.settings.saving import Saving, States
 from trainer.settings.sdxl import Sdxl
 
 SECTIONS: tuple[type[Section], ...] = (
-    SourceModel, Family, Folders, LoraType, Duration, Rates, Network, Images, Sdxl, CaptionFiles, Saving, Precision,
-    Captions, Augmentation, Loss, OwnVae, Memory, States, Samples,
+    SourceModel, Family, Folders, LoraType, Duration, Rates, Network, Lycoris, Images, Sdxl, CaptionFiles, Saving, Precision,
+    Captions, Augmentation, Loss, OwnVae, Memory, Compiling, Processes, States, Samples,
 )  # fmt: skip
 """In the order of the page."""
 
 
 class Settings(
-    SourceModel, Family, Folders, LoraType, Duration, Rates, Network, Images, Sdxl, CaptionFiles, Saving, Precision,
-    Captions, Augmentation, Loss, OwnVae, Memory, States, Samples,
+    SourceModel, Family, Folders, LoraType, Duration, Rates, Network, Lycoris, Images, Sdxl, CaptionFiles, Saving, Precision,
+    Captions, Augmentation, Loss, OwnVae, Memory, Compiling, Processes, States, Samples,
 ):  # fmt: skip
     """What the user decides about a training run. Read, never written."""
