@@ -28,6 +28,7 @@ from trainer.devices import DTYPES
 from trainer.events import Saved
 from trainer.learner import TEXT, Learner
 from trainer.optimizers import averaged, parse_arguments, rate_of
+from trainer.plan import batches_a_step
 from trainer.report import Failure
 
 if TYPE_CHECKING:
@@ -101,16 +102,26 @@ class Saver:
     """Writes the files of one run, and says so. Where the output folder fails, the run's own folder takes them."""
 
     def __init__(
-        self, s: Settings, report: Reporter, model: Model, dataset: Dataset, plan: Plan, learner: Learner
+        self,
+        s: Settings,
+        report: Reporter,
+        model: Model,
+        dataset: Dataset,
+        plan: Plan,
+        learner: Learner,
+        writes: bool = True,
     ) -> None:
+        """`writes`: whether this process is the one that does; for the others nothing ever has to be saved."""
         self.s, self.report, self.model, self.dataset, self.plan = s, report, model, dataset, plan
-        self.learner = learner
+        self.learner, self.writes = learner, writes
         self.spare = report.folder / "output"
         self.folder = Path(s.output_dir).expanduser() if s.output_dir else self.spare
         self._autosaved, self._pause = time.monotonic() - math.inf, 0.0
 
     def save(self, progress: Progress, ending: str = "", with_state: bool = False) -> None:
         """The LoRA as it is now and, if wanted or with "Save training state", everything needed to go on from here."""
+        if not self.writes:
+            return
         self.report.phase("saving")
         self.weights(progress, ending)
         if with_state or self.s.save_state:
@@ -140,7 +151,7 @@ class Saver:
     @property
     def autosave_is_due(self) -> bool:
         """Whether the time has come for a state for emergencies: after the first step, then ever so often."""
-        return time.monotonic() - self._autosaved >= self._pause
+        return self.writes and time.monotonic() - self._autosaved >= self._pause
 
     def autosave(self, progress: Progress) -> None:
         """A state in the run's own folder in place of the one before, for when the process is killed.
@@ -165,7 +176,7 @@ class Saver:
 
     def forget_autosaves(self) -> None:
         """The run ended well, or saved a state where people find it: those for emergencies are not needed any more."""
-        for folder in self._autosaves():
+        for folder in self._autosaves() if self.writes else ():
             shutil.rmtree(folder, ignore_errors=True)
 
     def _autosaves(self) -> list[Path]:
@@ -212,6 +223,7 @@ class Saver:
             "current_epoch": progress.epoch,
             "batch": progress.batch,
             "batches_per_epoch": self.plan.batches_per_epoch,
+            "batches_a_step": batches_a_step(s),
             "started": progress.started,
             "losses": progress.losses,
             "seed": s.seed,
@@ -356,6 +368,14 @@ def progress_of(state: State, plan: Plan, report: Reporter) -> Progress:
             "resume",
         )
         progress.epoch, progress.batch = state.step // max(1, plan.steps_per_epoch), 0
+    before, now = about.get("batches_a_step"), plan.accumulation * plan.processes
+    if before not in (None, now):
+        report.note(
+            f"A step was made of {before} batches when the state was saved and is made of {now} from here on "
+            "(Gradient accumulate steps times Number of processes).",
+            "warning",
+            "resume",
+        )
     return progress
 
 

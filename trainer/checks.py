@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from trainer import processes
 from trainer.declare import Problem, by_name
 from trainer.settings import Settings
 
@@ -231,7 +232,7 @@ def precision(s: Settings) -> Iterator[Problem]:
 
 
 CHECKS: tuple[Check, ...] = (
-    model, weights, pictures, output, resume, buckets, caches, rates, optimizer, precision,
+    model, weights, pictures, output, resume, buckets, caches, rates, optimizer, precision, processes.problems,
 )  # fmt: skip
 
 
@@ -379,5 +380,5 @@ def without_effect(s: Settings) -> Iterator[Problem]:
 
 NOTES: tuple[Check, ...] = (
     left_out, on_the_processor, rates_of_their_own, warm_up, which_length, sampling, only_the_last, two_starts,
-    without_effect,
+    without_effect, processes.remarks,
 )  # fmt: skip

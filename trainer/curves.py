@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Self
 from trainer.events import Step
 
 if TYPE_CHECKING:
+    from torch.utils.tensorboard import SummaryWriter
+
     from trainer.report import Reporter
     from trainer.settings import Settings
 
@@ -22,8 +24,12 @@ def log_folder(s: Settings, report: Reporter) -> Path:
 class Curves:
     """loss/current, loss/average, loss/epoch, and lr/… for each part that is trained."""
 
-    def __init__(self, folder: Path, text: Mapping[str, str], first_step: int = 0) -> None:
-        """`text` is shown beside the curves; a resumed run replaces what was logged from `first_step` on."""
+    def __init__(self, folder: Path | None, text: Mapping[str, str], first_step: int = 0) -> None:
+        """`text` is shown beside the curves; a resumed run replaces what was logged from `first_step` on. Without a
+        folder nothing is written."""
+        self._writer: SummaryWriter | None = None
+        if folder is None:
+            return
         from torch.utils.tensorboard import SummaryWriter
 
         self._writer = SummaryWriter(str(folder), purge_step=first_step + 1 if first_step else None)
@@ -42,11 +48,13 @@ class Curves:
         self._add("loss/epoch", loss, epoch)
 
     def _add(self, name: str, value: float, step: int, time: float | None = None) -> None:
-        self._writer.add_scalar(name, value, step, walltime=time)
+        if self._writer is not None:
+            self._writer.add_scalar(name, value, step, walltime=time)
 
     def close(self) -> None:
         """Write out everything."""
-        self._writer.close()
+        if self._writer is not None:
+            self._writer.close()
 
     def __enter__(self) -> Self:
         return self

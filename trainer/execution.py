@@ -19,7 +19,8 @@ from trainer import reasons, runfolder
 from trainer.declare import Section, validate
 from trainer.events import Ended, Event
 from trainer.jobs import Job
-from trainer.report import Failure, Reporter, Stopped
+from trainer.processes import GONE, LAUNCHER, Deserted, Place, here
+from trainer.report import Failure, Quiet, Reporter, Stopped
 
 FINISHED, FAILED, STOPPED = 0, 1, 3
 """Exit codes."""
@@ -35,6 +36,9 @@ def run(job: Job, folder: Path, settings: Section | None = None, listen: Callabl
 
     One folder is one attempt: a folder that is in use, or whose run has ended, is refused and left as it is.
     """
+    place = here()
+    if place is not None and (LAUNCHER in os.environ or not place.is_main):
+        return _work(job, folder, settings, place)
     lock = FileLock(folder / LOCK)
     try:
         lock.acquire(timeout=0)
@@ -59,7 +63,33 @@ def _run(job: Job, folder: Path, settings: Section | None, listen: Callable[[Eve
     return CODES[report.ended.state]
 
 
-def _outcome(job: Job, folder: Path, settings: Section | None, report: Reporter) -> Ended:
+def _work(job: Job, folder: Path, settings: Section | None, place: Place) -> int:
+    """Do the job as one of several processes. Who started us holds the folder, hears the signals, checked the settings.
+
+    One process reports. When another one is gone, this one ends without a word: the launcher knows more.
+    """
+    from trainer.launcher import confess, end_with_the_launcher
+
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    launcher = end_with_the_launcher()
+    name = str(runfolder.read_json(folder / runfolder.RUN).get("name", ""))
+    quiet = Quiet(folder, job.name, name, speaks=place.local_rank == 0)
+    with Reporter(folder, job.name, name, process=launcher) if place.is_main else quiet as report:
+        report.phase("starting")
+        try:
+            ended = _outcome(job, folder, settings, report, checked=True)
+        except Deserted as error:
+            print(f"{place}: another process is gone ({error}).", file=sys.stderr, flush=True)
+            report.close()
+            os._exit(GONE)  # libraries that wait for the others would keep it
+        report(ended)
+    if ended.state == "failed":
+        confess(ended.reason, ended.advice)
+        return FAILED
+    return FINISHED
+
+
+def _outcome(job: Job, folder: Path, settings: Section | None, report: Reporter, checked: bool = False) -> Ended:
     """Do the job; every way it can end becomes an event."""
 
     def ended(state: str, reason: str = "", advice: str = "") -> Ended:
@@ -67,8 +97,9 @@ def _outcome(job: Job, folder: Path, settings: Section | None, report: Reporter)
 
     try:
         if settings is None:
-            settings = _frozen(job, folder)
-        prepare_surroundings(getattr(settings, "num_cpu_threads_per_process", None))
+            settings = _frozen(job, folder, checked)
+        together = getattr(settings, "num_processes", 1) // getattr(settings, "num_machines", 1)
+        prepare_surroundings(getattr(settings, "num_cpu_threads_per_process", None), together)
         job.run(settings, report)
         return ended("finished")
     except Stopped as stop:
@@ -86,12 +117,12 @@ def _outcome(job: Job, folder: Path, settings: Section | None, report: Reporter)
         return ended("failed", reason.text, reason.advice)
 
 
-def _frozen(job: Job, folder: Path) -> Section:
+def _frozen(job: Job, folder: Path, checked: bool = False) -> Section:
     """The settings of the folder, checked once more: what they name may have changed while the run waited."""
     if not (folder / runfolder.SETTINGS).is_file():
         raise Failure(f"There is no {runfolder.SETTINGS} in {folder}.")
     settings, problems = validate(job.Settings, runfolder.read_json(folder / runfolder.SETTINGS))
-    problems = problems or list(job.check(settings))
+    problems = problems or ([] if checked else list(job.check(settings)))
     if problems:
         raise Failure(" ".join(map(str, problems)), "Correct it on the page and start again.", problems[0].key)
     return settings
@@ -129,11 +160,14 @@ SURROUNDINGS = {
 }
 
 
-def prepare_surroundings(threads: int | None) -> None:
-    """Say how the mathematics may use the processor, before torch is imported. The environment wins."""
+def prepare_surroundings(threads: int | None, together: int = 1) -> None:
+    """Say how the mathematics may use the processor, before torch is imported. The environment wins.
+
+    `together` processes share the machine's cores.
+    """
     wanted = dict(SURROUNDINGS)
     if threads:
-        count = str(max(1, min(threads, cores())))
+        count = str(max(1, min(threads, cores() // max(1, together))))
         wanted |= {"OMP_NUM_THREADS": count, "MKL_NUM_THREADS": count}
     for name, value in wanted.items():
         os.environ.setdefault(name, value)

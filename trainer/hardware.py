@@ -19,6 +19,8 @@ class Hardware:
     name: str = "the processor"
     refuses: dict[str, str] = field(default_factory=dict)
     memory: int = 0
+    count: int = 0
+    """How many graphics cards there are."""
 
 
 UNKNOWN = Hardware(device="", name="")
@@ -87,7 +89,8 @@ def look() -> Hardware:
     device = pick_device()
     reasons = {word: supports(dtype, device) for word, dtype in (("fp16", torch.float16), ("bf16", torch.bfloat16))}
     refuses = {word: reason for word, reason in reasons.items() if reason}
-    return Hardware(device.type, device_name(device), refuses, device_memory(device))
+    count = torch.accelerator.device_count() if device.type != "cpu" else 0
+    return Hardware(device.type, device_name(device), refuses, device_memory(device), count)
 
 
 if __name__ == "__main__":

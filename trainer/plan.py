@@ -19,7 +19,7 @@ class Plan:
     """The run in numbers.
 
     `images` and `reg_images` count files; `repeated` and `reg_repeated` count how often pictures are shown in an epoch.
-    A step is one update of the weights: `accumulation` batches, fewer at the end of an epoch.
+    A step is one update of the weights: `accumulation` batches in each of `processes`, fewer at the end of an epoch.
     """
 
     images: int
@@ -28,6 +28,7 @@ class Plan:
     reg_repeated: int
     batch: int
     accumulation: int
+    processes: int
     batches_per_epoch: int
     steps_per_epoch: int
     epochs: int
@@ -48,7 +49,7 @@ def make_plan(s: Settings, dataset: "Dataset") -> Plan:
 
     counts = bucket_counts(dataset, s)
     batches = batch_count(counts, s.train_batch_size)
-    per_epoch = math.ceil(batches / s.gradient_accumulation_steps)
+    per_epoch = math.ceil(batches / batches_a_step(s))
     epochs, steps = duration(s, per_epoch)
     repeated = sum(picture.repeats for picture in dataset.pictures)
     return Plan(
@@ -58,6 +59,7 @@ def make_plan(s: Settings, dataset: "Dataset") -> Plan:
         reg_repeated=sum(counts.values()) - repeated,
         batch=s.train_batch_size,
         accumulation=s.gradient_accumulation_steps,
+        processes=s.num_processes,
         batches_per_epoch=batches,
         steps_per_epoch=per_epoch,
         epochs=epochs,
@@ -67,6 +69,11 @@ def make_plan(s: Settings, dataset: "Dataset") -> Plan:
         buckets={f"{width}x{height}": count for (width, height), count in sorted(counts.items())},
         sentence=sentence(s, dataset, sum(counts.values()), per_epoch, epochs, steps),
     )
+
+
+def batches_a_step(s: Settings) -> int:
+    """How many batches a step is made of, those of all processes together; the last of an epoch may have fewer."""
+    return s.gradient_accumulation_steps * s.num_processes
 
 
 def duration(s: Settings, steps_per_epoch: int) -> tuple[int, int]:
@@ -105,15 +112,19 @@ def sentence(s: Settings, dataset: "Dataset", shown: int, per_epoch: int, epochs
         parts.append(f"+ {shown - repeated} regularisation images" if shown != 2 * repeated else "× 2 (regularisation)")
     given = s.max_train_steps and not s.max_train_epochs
     if given:
+        among = f" for {s.num_processes} processes" if s.num_processes > 1 else ""
         return (
-            f"{steps} steps, as set: {' '.join(parts)} are {per_epoch} steps an epoch, so {_times(steps / per_epoch)}"
+            f"{steps} steps, as set: {' '.join(parts)} are {per_epoch} steps an epoch{among}, "
+            f"so {_times(steps / per_epoch)}"
         )
     parts.append(f"× {_count(epochs, 'epoch')}")
     if s.train_batch_size > 1:
         parts.append(f"/ batch {s.train_batch_size}")
     if s.gradient_accumulation_steps > 1:
         parts.append(f"/ {s.gradient_accumulation_steps} accumulated")
-    exact = shown * epochs / s.train_batch_size / s.gradient_accumulation_steps
+    if s.num_processes > 1:
+        parts.append(f"/ {s.num_processes} processes")
+    exact = shown * epochs / s.train_batch_size / batches_a_step(s)
     extra = f" ({steps - math.ceil(exact)} more for batches that are not full)" if steps > math.ceil(exact) else ""
     return f"{' '.join(parts)} = {_count(steps, 'step')}{extra}"
 

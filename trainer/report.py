@@ -5,12 +5,13 @@ import sys
 import threading
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Iterable, Iterator, Sized
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sized
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Any, Self, TypeVar
 
-from trainer import runfolder
+from trainer import events, runfolder
 from trainer.events import Ended, EpochEnd, Event, Item, Note, Phase, Sample, Saved, Started, Step, to_line
 
 T = TypeVar("T")
@@ -40,9 +41,15 @@ class Reporter:
     """
 
     def __init__(
-        self, folder: Path, job: str = "", name: str = "", listen: Callable[[Event], None] | None = None
+        self,
+        folder: Path,
+        job: str = "",
+        name: str = "",
+        listen: Callable[[Event], None] | None = None,
+        process: Mapping[str, Any] | None = None,
     ) -> None:
-        """`listen` also hears every event, such as a progress bar."""
+        """`listen` also hears every event, such as a progress bar. `process` is what the run lives and dies with, as
+        `runfolder.identity` gives it; by default this process."""
         self.folder = Path(folder)
         for inner in (runfolder.CONTROL, runfolder.SAMPLES, runfolder.STATE):
             (self.folder / inner).mkdir(parents=True, exist_ok=True)
@@ -56,15 +63,21 @@ class Reporter:
         self._status: dict[str, Any] = {
             "job": job, "name": name, "state": "running", "phase": "", "done": 0, "total": 0,
             "step": 0, "steps": 0, "epoch": 0, "epochs": 0, "loss": None, "average": None, "rate": None, "eta": None,
-            "lr": {}, **runfolder.identity(), "heartbeat": time.time(), "started": time.time(), "last_saved": "",
+            "lr": {}, **(process or runfolder.identity()), "heartbeat": time.time(), "started": time.time(), "last_saved": "",
             "samples": 0, "skipped": 0, "reason": "", "advice": "",
         }  # fmt: skip
         self._dirty = False
         self._written = self._noted = 0.0
         self._commands: deque[str] = deque()
         self._stop = False
+        self._passed_on = self._silent = False
         self._looked = 0.0
         self._closed = threading.Event()
+        self._lent_from: int | None = None
+        """While another process writes the events: the byte from which on they have not been read yet."""
+        self._begin()
+
+    def _begin(self) -> None:
         self._write_status()
         self._thread = threading.Thread(target=self._keep_up, name="reporter", daemon=True)
         self._thread.start()
@@ -160,6 +173,35 @@ class Reporter:
         with self._lock:
             self._write_out()
 
+    @contextmanager
+    def lent(self) -> Iterator[None]:
+        """Inside, another process reports in this folder. What it says is passed on to the listener, and a stop that
+        was asked of us to it; if it says how the run ended, that stands."""
+        with self._lock:
+            self._write_out()
+            path = self.folder / runfolder.EVENTS
+            self._lent_from = path.stat().st_size if path.exists() else 0
+            self._silent = True
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._follow()
+                self._lent_from = None
+
+    def _follow(self) -> None:
+        assert self._lent_from is not None
+        found, self._lent_from = events.read(self.folder / runfolder.EVENTS, self._lent_from)
+        self._silent = self._silent and not found
+        for event in found:
+            HANDLERS[event.kind](self, event)
+            if self._listen is not None:
+                self._listen(event)
+        if self._stop and not self._passed_on:
+            self._passed_on = True
+            with suppress(OSError):
+                runfolder.command(self.folder, "stop")
+
     def close(self) -> None:
         """Write out everything and end the thread; the folder then is at rest."""
         self._closed.set()
@@ -194,6 +236,11 @@ class Reporter:
     def _keep_up(self) -> None:
         while not self._closed.wait(FLUSH_EVERY):
             with self._lock:
+                if self._lent_from is not None:
+                    self._follow()
+                    if self._silent:  # it is still starting; somebody must give a sign of life
+                        self._write_status()
+                    continue
                 if self._stop and self._status["state"] == "running":
                     self._status["state"] = "stopping"
                     self._dirty = True
@@ -268,6 +315,33 @@ class Reporter:
     def _on_ended(self, event: Ended) -> None:
         self.ended = event
         self._status.update(state=event.state, reason=event.reason, advice=event.advice)
+
+
+class Quiet(Reporter):
+    """For the processes of a run that do not report: nothing is written or shown, and nobody gives commands here.
+
+    `ended` is kept. With `speaks` notes go to the log, for the first process of a machine that has a log of its own.
+    """
+
+    def __init__(self, folder: Path, job: str = "", name: str = "", speaks: bool = False) -> None:
+        self._speaks = speaks
+        super().__init__(folder, job, name)
+
+    def note(self, text: str, level: str = "info", key: str = "") -> None:
+        if self._speaks:
+            super().note(text, level, key)
+
+    def close(self) -> None:
+        """Nothing was opened."""
+
+    def _begin(self) -> None:
+        pass
+
+    def _look(self) -> None:
+        pass
+
+    def _write_out(self) -> None:
+        self._lines.clear()
 
 
 HANDLERS: dict[str, Callable[[Reporter, Any], None]] = {

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
 import secrets
 import time
 from collections.abc import Iterator
 from itertools import islice
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import Tensor
@@ -18,16 +20,17 @@ from trainer.checkpoint import Progress, Saver, of_epoch, of_step
 from trainer.conditioning import Conditioning
 from trainer.curves import Curves, log_folder
 from trainer.data.captions import first_line
-from trainer.data.dataset import caches_latents, scan, verify
+from trainer.data.dataset import Skipped, caches_latents, scan, verify
 from trainer.data.loader import Batch, Batches
 from trainer.devices import Precision, choose_precision, memory_for, put
 from trainer.events import EpochEnd, Started
 from trainer.learner import Learner
 from trainer.losses import Losses
 from trainer.models import load_model
-from trainer.plan import Plan, due, make_plan
+from trainer.plan import Plan, batches_a_step, due, make_plan
 from trainer.report import Failure, Stopped
 from trainer.sample import Painter, asked_for
+from trainer.world import World, join
 
 if TYPE_CHECKING:
     from trainer.data.dataset import Dataset, Picture
@@ -43,9 +46,10 @@ def train(s: Settings, report: Reporter) -> None:
     or `Stopped` when a stop command was obeyed and everything is saved.
     """
     state = checkpoint.open_state(s.resume) if s.resume else None
-    s = with_seed(s, state, report)
     precision = choose_precision(s, report)
-    dataset = pictures(s, report)
+    world = join(precision.device)  # the processes that train together; mostly it is one
+    s = with_seed(s, state, report, world)
+    dataset = pictures(s, report, world)
     plan = make_plan(s, dataset)
     report(Started(job="train", name=s.output_name, pid=os.getpid(), plan=plan.as_json(),
                    resumed_from_step=state.step if state else 0))  # fmt: skip
@@ -59,36 +63,39 @@ def train(s: Settings, report: Reporter) -> None:
         learner = Learner(adapter, s, plan, precision, report)
         progress = Progress() if state is None else resumed(state, s, model, learner, plan, report)
     with (
+        world,
         memory_for("preparing the pictures", s, precision.device),
-        Batches(s, dataset, model, report, precision.device) as batches,
-        Curves(log_folder(s, report), {"plan": plan.sentence}, progress.step) as curves,
+        Batches(s, dataset, model, report, precision.device, world=world) as batches,
+        Curves(log_folder(s, report) if world.is_main else None, {"plan": plan.sentence}, progress.step) as curves,
     ):
         conditioning.sits_on(adapter, learner.trains_text)
-        painter = Painter(s, report, model, conditioning, learner)
-        saver = Saver(s, report, model, dataset, plan, learner)
+        painter = Painter(s if world.is_main else s.changed(sample_prompts=""), report, model, conditioning, learner)
+        saver = Saver(s, report, model, dataset, plan, learner, writes=world.is_main)
         losses = Losses(plan.steps_per_epoch, precision.device, progress.losses)
-        desk = Desk(s, report, plan, progress, losses, curves, painter, saver)
+        desk = Desk(s, report, plan, progress, losses, curves, painter, saver, world)
         make_room(s, model, dataset, conditioning, painter, report)
         loss_of = Objective(model, conditioning, s, precision)
 
         with memory_for("training", s, precision.device):
             if s.sample_at_first and not progress.step:
                 painter.draw(progress)
+            world.wait()
             report.phase("training", progress.step, plan.steps)
             while progress.step < plan.steps:
-                for group in groups(batches, progress, s):  # the batches of one step
+                for group in groups(batches, progress, s):  # the batches of one step, or this process's share of them
                     if learner.trains_text and is_over_for_text(progress, plan):
                         rest_text_encoder(learner, conditioning, model, report)
                     learner.set_rates(progress.step)
                     loss = torch.zeros((), device=precision.device)
-                    for place, batch in enumerate(group):
-                        share = loss_of(batch, progress.step, place) / len(group)
+                    for batch in group.batches:
+                        share = loss_of(batch, progress.step, batch.index - progress.batch) / group.size
                         learner.backward(share)
                         loss += share.detach()
+                    world.add_up(loss, learner.parameters)
                     learner.step()
 
-                    progress.advance(len(group))
-                    losses.add(progress.step, progress.current_epoch, loss, learner.rates, shown(group))
+                    progress.advance(group.size)
+                    losses.add(progress.step, progress.current_epoch, loss, learner.rates, group.pictures)
                     desk.after_step()
                     if progress.step == plan.steps:
                         break
@@ -96,6 +103,7 @@ def train(s: Settings, report: Reporter) -> None:
                     progress.end_epoch()
                     desk.after_epoch()
         saver.save(progress)
+        world.wait()
     saver.forget_autosaves()
 
 
@@ -136,11 +144,11 @@ class Objective:
 # Before the loop.
 
 
-def with_seed(s: Settings, state: checkpoint.State | None, report: Reporter) -> Settings:
+def with_seed(s: Settings, state: checkpoint.State | None, report: Reporter, world: World) -> Settings:
     """The settings with a seed: the user's, that of the state to go on from, or a new one, which a note names."""
     kept = None if state is None else int(state.about["seed"])
     if s.seed is None and kept is None:
-        kept = secrets.randbelow(2**32)
+        kept = world.hear(secrets.randbelow(2**32))
         report.note(f"Seed: {kept}", key="seed")
     if s.seed is None:
         return s.changed(seed=kept)
@@ -149,13 +157,30 @@ def with_seed(s: Settings, state: checkpoint.State | None, report: Reporter) -> 
     return s
 
 
-def pictures(s: Settings, report: Reporter) -> Dataset:
+def pictures(s: Settings, report: Reporter, world: World) -> Dataset:
     """The pictures that can be read; those that cannot are named. `Failure` when none is left to train on."""
-    dataset = verify(scan(s, report), report)
+    dataset = scan(s, report)
+    found = [*dataset.pictures, *dataset.reg_pictures]
+    if world.is_main:
+        dataset = verify(dataset, report)
+    kept = {picture.path for picture in (*dataset.pictures, *dataset.reg_pictures)}
+    broken = [place for place, picture in enumerate(found) if picture.path not in kept]
+    broken, seen = json.loads(world.read(json.dumps([broken, _digest(found)])))
+    if seen != _digest(found):
+        reason = "This machine sees other pictures or captions than the main one."
+        raise Failure(reason, "Give all machines the same Image folder and settings.", "train_data_dir")
+    if not world.is_main:
+        dataset = dataset.without([Skipped(found[place].path, "cannot be read") for place in broken])
     if not dataset.pictures:
         advice = "Choose an Image folder that contains folders named like 10_cat with your pictures."
         raise Failure("There is no picture to train on.", advice, "train_data_dir")
     return dataset
+
+
+def _digest(pictures: list[Picture]) -> str:
+    """The same on two machines that see the same pictures and captions, wherever these are."""
+    seen = [(p.path.name, p.size, p.caption, p.subset, p.repeats, p.is_reg) for p in pictures]
+    return hashlib.sha256(json.dumps(seen).encode()).hexdigest()
 
 
 def resumed(
@@ -193,16 +218,22 @@ def texts(s: Settings, dataset: Dataset) -> list[str]:
 # In the loop.
 
 
-def groups(batches: Batches, progress: Progress, s: Settings) -> Iterator[list[Batch]]:
-    """What is left of the epoch, in the batches of one step each; the last step of an epoch may have fewer."""
-    epoch = batches.epoch(progress.current_epoch, skip=progress.batch)
-    while group := list(islice(epoch, s.gradient_accumulation_steps)):
-        yield group
+class Group(NamedTuple):
+    """The batches of one step: how many in all processes together, those of this one, and the pictures of all."""
+
+    size: int
+    batches: list[Batch]
+    pictures: list[Picture]
 
 
-def shown(group: list[Batch]) -> list[Picture]:
-    """The pictures of a step."""
-    return [picture for batch in group for picture in batch.pictures]
+def groups(batches: Batches, progress: Progress, s: Settings) -> Iterator[Group]:
+    """What is left of the epoch, a step at a time; the last step of an epoch may have fewer batches."""
+    epoch, first, whole = progress.current_epoch, progress.batch, batches_a_step(s)
+    ours = batches.epoch(epoch, skip=first)
+    for start in range(first, batches.per_epoch, whole):
+        places = range(start, min(start + whole, batches.per_epoch))
+        shown = [picture for place in places for picture in batches.pictures(epoch, place)]
+        yield Group(len(places), list(islice(ours, len(batches.share(places)))), shown)
 
 
 def is_over_for_text(progress: Progress, plan: Plan) -> bool:
@@ -224,10 +255,10 @@ class Desk:
 
     def __init__(
         self, s: Settings, report: Reporter, plan: Plan, progress: Progress, losses: Losses, curves: Curves,
-        painter: Painter, saver: Saver,
+        painter: Painter, saver: Saver, world: World,
     ) -> None:  # fmt: skip
         self.s, self.report, self.plan, self.progress = s, report, plan, progress
-        self.losses, self.curves, self.painter, self.saver = losses, curves, painter, saver
+        self.losses, self.curves, self.painter, self.saver, self.world = losses, curves, painter, saver, world
 
     def after_step(self) -> None:
         """A step is done; `progress` says which."""
@@ -243,7 +274,7 @@ class Desk:
         self.painter.after_step(self.progress)
         self.report.phase("training", step, self.plan.steps)
         if step < self.plan.steps:
-            while command := self.report.command():
+            while command := self.world.agree(self.report.command()):
                 self.obey(command)
 
     def after_epoch(self) -> None:
@@ -256,6 +287,7 @@ class Desk:
             self.saver.save(self.progress, of_epoch(epoch))
         self.painter.after_epoch(self.progress)
         self.report.phase("training", step, self.plan.steps)
+        self.world.wait()
 
     def tell(self) -> None:
         """Read the losses back and show them. Raises `Failure` when one is no number: nothing is saved from then on."""
@@ -289,7 +321,7 @@ class Desk:
         """Keep everything in memory until "resume"; other commands are obeyed meanwhile."""
         while True:
             self.report.phase("paused", self.progress.step, self.plan.steps)
-            command = self.report.command()
+            command = self.world.agree(self.report.command())
             if command == "resume":
                 return
             if command is not None and command != "pause":

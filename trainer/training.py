@@ -1,10 +1,12 @@
 """Training as a job: its settings, its checks and its plan; the loop itself is `trainer.train`."""
 
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from trainer.declare import Problem, Section
 from trainer.jobs import Job
+from trainer.processes import here, launch_of, take_device
 from trainer.settings import Settings
 
 if TYPE_CHECKING:
@@ -22,19 +24,30 @@ class Training(Job):
     def check(self, settings: Any) -> Iterator[Problem]:
         from trainer.checks import check
 
-        return check(settings)
+        launch = launch_of(settings)
+        yield from launch.problems
+        yield from check(launch.settings)
 
     def notes(self, settings: Any) -> Iterator[Problem]:
         from trainer.checks import notes
 
-        return notes(settings)
+        return notes(launch_of(settings).settings)
 
     def plan(self, settings: Any) -> Mapping[str, Any]:
         from trainer.plan import summary
 
-        return summary(settings)
+        return summary(launch_of(settings).settings)
 
     def run(self, settings: Any, report: "Reporter") -> None:
+        place, wanted = here(), launch_of(settings)
+        if place is None and wanted.settings.num_processes > 1:
+            from trainer.launcher import launch
+
+            launch(self.name, wanted, report)
+            return
+        if place is not None:  # whoever started several processes decides how many
+            wanted = replace(wanted, settings=wanted.settings.changed(num_processes=place.size))
+        take_device(wanted, place)
         from trainer.train import train
 
-        train(settings, report)
+        train(wanted.settings, report)
