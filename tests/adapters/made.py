@@ -12,9 +12,9 @@ from trainer.models import Model
 from trainer.settings import Settings
 
 
-def attached(seed: int = 0, **settings: Any) -> tuple[Model, Adapter]:
+def attached(seed: int = 0, family: str = "sd15", **settings: Any) -> tuple[Model, Adapter]:
     """A tiny model with a new adapter."""
-    model = tiny_model()
+    model = tiny_model(family=family)
     return model, attach(model, Settings(seed=seed, **settings), listener())
 
 
@@ -31,11 +31,17 @@ def taught(**settings: Any) -> tuple[Model, Adapter]:
 
 @torch.no_grad()
 def drawn(unet: Any) -> Tensor:
-    """What a U-Net makes of two fixed latents."""
+    """What a U-Net makes of two fixed latents; that of XL is told a pooled text and sizes too."""
+    config = unet.config
     generator = torch.Generator().manual_seed(2)
-    latents = torch.randn(2, 4, 8, 8, generator=generator)
-    states = torch.randn(2, 77, 16, generator=generator)
-    result: Tensor = unet(latents, torch.tensor([10, 700]), states).sample
+    latents = torch.randn(2, config.in_channels, 8, 8, generator=generator)
+    states = torch.randn(2, 77, config.cross_attention_dim, generator=generator)
+    told = None
+    if config.addition_embed_type == "text_time":
+        pooled = config.projection_class_embeddings_input_dim - 6 * config.addition_time_embed_dim
+        sizes = torch.tensor([[64.0, 64, 0, 0, 64, 64]] * 2)
+        told = {"text_embeds": torch.randn(2, pooled, generator=generator), "time_ids": sizes}
+    result: Tensor = unet(latents, torch.tensor([10, 700]), states, added_cond_kwargs=told).sample
     return result
 
 

@@ -36,6 +36,7 @@ DROPOUTS = _names("network_dropout rank_dropout module_dropout")
 BLOCKS = _names("down_lr_weight mid_lr_weight up_lr_weight block_lr_zero_threshold")
 BLOCK_SIZES = _names("block_dims block_alphas")
 CONV_BLOCK_SIZES = _names("conv_block_dims conv_block_alphas")
+ALL_BLOCKS = BLOCKS | BLOCK_SIZES | CONV_BLOCK_SIZES
 PLUS = _names("loraplus_lr_ratio loraplus_unet_lr_ratio loraplus_text_encoder_lr_ratio")
 NORMS = _names("scale_weight_norms")
 
@@ -43,6 +44,7 @@ CHOICE = _names("LyCORIS_preset")
 CORE = _names("use_tucker")
 DORA = _names("bypass_mode dora_wd use_scalar rank_dropout_scale")
 NORM_LAYERS = _names("train_norm")
+ROTATION = (SIZE | CONV | DROPOUTS | NORM_LAYERS | _names("rank_dropout_scale")) - _names("network_alpha conv_alpha")
 
 EVERYWHERE = "Every program that reads LoRA files can use it: ComfyUI, Forge, AUTOMATIC1111, diffusers and others."
 NOT_DIFFUSERS = "ComfyUI, Forge and LyCORIS can use it; diffusers cannot."
@@ -62,11 +64,16 @@ ADAPTERS = Registry(
     "LoRA type",
     {
         "Standard": AdapterType(
-            f"{KOHYA}.lora.LoRA", "networks.lora", SIZE | DROPOUTS | BLOCKS | BLOCK_SIZES | PLUS | NORMS, EVERYWHERE
+            f"{KOHYA}.lora.LoRA", "networks.lora", SIZE | DROPOUTS | ALL_BLOCKS | PLUS | NORMS, EVERYWHERE
         ),
         "Kohya LoCon": AdapterType(
-            f"{KOHYA}.lora.LoRA", "networks.lora",
-            SIZE | CONV | DROPOUTS | BLOCKS | BLOCK_SIZES | CONV_BLOCK_SIZES | PLUS | NORMS, EVERYWHERE,
+            f"{KOHYA}.lora.LoRA", "networks.lora", SIZE | CONV | DROPOUTS | ALL_BLOCKS | PLUS | NORMS, EVERYWHERE
+        ),
+        "LoRA-FA": AdapterType(
+            f"{KOHYA}.lora_fa.LoRAFA", "networks.lora_fa", SIZE | CONV | DROPOUTS | ALL_BLOCKS | PLUS | NORMS, EVERYWHERE
+        ),
+        "Kohya DyLoRA": AdapterType(
+            f"{KOHYA}.dylora.DyLoRA", "networks.dylora", SIZE | CONV | ALL_BLOCKS | PLUS | NORMS | _names("unit"), EVERYWHERE
         ),
         "Kohya LoHa": AdapterType(
             ENGINE, "networks.loha", SIZE | CONV | CORE | PLUS | _names("rank_dropout module_dropout"),
@@ -85,6 +92,18 @@ ADAPTERS = Registry(
         "LyCORIS/LoKr": _lycoris(
             SIZE | CONV | DROPOUTS | PLUS | NORMS | CORE | DORA | NORM_LAYERS | _names("factor use_cp decompose_both"),
             NOT_DIFFUSERS, "lokr",
+        ),
+        "LyCORIS/DyLoRA": _lycoris(
+            SIZE | CONV | NORMS | NORM_LAYERS | _names("network_dropout unit"), EVERYWHERE, "dylora"
+        ),
+        "LyCORIS/GLoRA": _lycoris(
+            SIZE | CONV | DROPOUTS | PLUS | NORMS | NORM_LAYERS | _names("rank_dropout_scale"), NOT_DIFFUSERS, "glora"
+        ),
+        "LyCORIS/iA3": _lycoris(_names("network_weights train_on_input"), NOBODY, "ia3"),
+        "LyCORIS/BOFT": _lycoris(ROTATION, TURNED, "boft"),
+        "LyCORIS/Diag-OFT": _lycoris(ROTATION | _names("constrain rescaled"), TURNED, "diag-oft"),
+        "LyCORIS/Native Fine-Tuning": _lycoris(
+            DROPOUTS | NORM_LAYERS | _names("network_weights rank_dropout_scale"), WHOLE, "full"
         ),
     },
 )  # fmt: skip

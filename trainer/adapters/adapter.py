@@ -7,7 +7,7 @@ starts with (`initialise`) and what it adds to the layer's weight (`delta`). The
 
 from abc import ABC, abstractmethod
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence, Set
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Self
 
@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from trainer.adapters import ADAPTERS
-from trainer.adapters.blocks import Blocks, blocks_of, layout_of
+from trainer.adapters.blocks import LAYOUTS, Blocks, Layout, blocks_of
 from trainer.adapters.start import Size, Start, check_sizes, label, read_start
 from trainer.adapters.walk import Target, targets
 from trainer.report import Failure
@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     from trainer.models import Model
     from trainer.report import Reporter
     from trainer.settings import Settings
-
 
 
 @dataclass(frozen=True)
@@ -61,6 +60,7 @@ class Adapter(ABC):
         self.dim, self.alpha = _most_common([size for target, size in sizes.items() if not target.is_spatial])
         self.conv_dim, self.conv_alpha = _most_common([size for target, size in sizes.items() if target.is_spatial])
         self.training = True
+        self._blocks = blocks(settings, LAYOUTS[model.family])
         for root in dict.fromkeys(target.root for target in sizes):
             self._put_on(root, {target: size for target, size in sizes.items() if target.root is root}, settings)
             root.requires_grad_(False)
@@ -302,7 +302,6 @@ class Adapter(ABC):
 
     def _choose_what_trains(self, settings: "Settings") -> None:
         unet, text = rates(settings)
-        self._blocks = blocks(settings, self.targets.values())
         self._plus = plus_ratios(settings)
         self._drops_modules = bool(settings.module_dropout) and "module_dropout" in ADAPTERS[settings.LoRA_type].options
         self.unet_parameters = self._thaw("unet") if unet else []
@@ -347,10 +346,10 @@ def rates(settings: "Settings") -> tuple[float, float]:
     return unet, 0.0 if settings.stop_text_encoder_training == -1 else text
 
 
-def blocks(settings: "Settings", everything: Iterable[Target]) -> Blocks:
+def blocks(settings: "Settings", layout: Layout) -> Blocks:
     """What the settings say of each block; raises `Failure` with a sentence when it cannot be used."""
     try:
-        return blocks_of(settings, layout_of(target.name for target in everything))
+        return blocks_of(settings, layout)
     except ValueError as error:
         key, message = error.args
         raise Failure(f"{label(key)}: {message}", "Correct or empty it.", key) from None

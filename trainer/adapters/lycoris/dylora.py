@@ -41,7 +41,7 @@ class DyLoRA(Update):
 
     def start(self, generator: torch.Generator) -> None:
         """A kaiming uniform, B zero."""
-        self.fill(generator, lora_up_weight=zero, lora_down_weight=uniform)
+        self.fill(generator, {UP: zero, DOWN: uniform})
 
     def _cut(self) -> tuple[Tensor, Tensor, float]:
         """B and A up to a rank, and what their product counts."""

@@ -40,7 +40,7 @@ class Whole(Update):
 
     def start(self, generator: torch.Generator) -> None:
         """Nothing is added."""
-        self.fill(generator, **dict.fromkeys(self.endings, zero))
+        self.fill(generator, dict.fromkeys(self.endings, zero))
 
     def diff(self, W: Tensor) -> Tensor:
         """What was learned."""

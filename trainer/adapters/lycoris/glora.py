@@ -36,7 +36,7 @@ class GLoRA(Update):
 
     def start(self, generator: torch.Generator) -> None:
         """The first halves kaiming uniform, the second zero."""
-        self.fill(generator, a1_weight=uniform, a2_weight=zero, b1_weight=uniform, b2_weight=zero)
+        self.fill(generator, {A1: uniform, A2: zero, B1: uniform, B2: zero})
 
     def diff(self, W: Tensor) -> Tensor:
         """(alpha / rank) (W a1 a2 + b1 b2), the first product over the inputs."""

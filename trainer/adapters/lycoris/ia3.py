@@ -48,7 +48,7 @@ class IA3(Update):
 
     def start(self, generator: torch.Generator) -> None:
         """Nothing is added."""
-        self.fill(generator, weight=zero)
+        self.fill(generator, {WEIGHT: zero})
 
     def diff(self, W: Tensor) -> Tensor:
         """W with each input's or output's weights times its factor."""

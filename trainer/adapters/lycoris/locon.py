@@ -47,9 +47,7 @@ class LoCon(Update):
 
     def start(self, generator: torch.Generator) -> None:
         """A and the core kaiming uniform, B zero; with a scalar, which is zero itself, B uniform too."""
-        self.fill(generator, lora_up_weight=zero if self.scalar is None else uniform, lora_down_weight=uniform)
-        if self.has(MID):
-            self.fill(generator, lora_mid_weight=uniform)
+        self.fill(generator, {UP: zero if self.scalar is None else uniform, DOWN: uniform, MID: uniform})
 
     def diff(self, W: Tensor) -> Tensor:
         """(alpha / rank) B A in the shape of the layer's weight."""

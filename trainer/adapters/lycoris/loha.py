@@ -49,9 +49,8 @@ class LoHa(Update):
     def start(self, generator: torch.Generator) -> None:
         """Gaussian, with A2 zero unless there is a scalar, which is zero itself."""
         last = zero if self.scalar is None else normal(0.1)
-        self.fill(generator, hada_w1_a=normal(0.1), hada_w1_b=normal(1), hada_w2_a=last, hada_w2_b=normal(1))
-        if self.has(CORE1):
-            self.fill(generator, hada_t1=normal(0.1), hada_t2=normal(0.1))
+        self.fill(generator, {A1: normal(0.1), B1: normal(1), A2: last, B2: normal(1)})
+        self.fill(generator, {CORE1: normal(0.1), CORE2: normal(0.1)})
 
     def diff(self, W: Tensor) -> Tensor:
         """(alpha / rank) (A1 B1) ∘ (A2 B2)."""

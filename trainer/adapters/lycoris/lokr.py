@@ -70,7 +70,7 @@ class LoKr(Update):
         """Kaiming uniform, with w2 (or its second half) zero unless there is a scalar, which is zero itself."""
         last = zero if self.scalar is None else uniform
         draws = {W1: uniform, W1A: uniform, W1B: uniform, W2: last, W2A: uniform, W2B: last, CORE: uniform}
-        self.fill(generator, **{ending: draw for ending, draw in draws.items() if self.has(ending)})
+        self.fill(generator, draws)
 
     def _w1(self) -> Tensor:
         return self.tensor(W1) if self.has(W1) else self.tensor(W1A) @ self.tensor(W1B)

@@ -50,7 +50,7 @@ class Turning(Update):
 
     def start(self, generator: torch.Generator) -> None:
         """No rotation."""
-        self.fill(generator, oft_blocks=zero)
+        self.fill(generator, {BLOCKS: zero})
         if self.has(RESCALE):
             self.tensor(RESCALE).data.fill_(1)
 

@@ -9,7 +9,7 @@ With W the layer's weight and f(W) the changed one, the change is delta = f(W) -
 
 import math
 from abc import abstractmethod
-from collections.abc import Callable, Set
+from collections.abc import Callable, Mapping, Set
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -154,14 +154,14 @@ class Update(nn.Module):
             tensors[ending] = tensors[ending] * self.scalar
         return tensors
 
-    def fill(self, generator: torch.Generator, **how: Callable[[Tensor, torch.Generator], Any]) -> None:
-        """Draw tensors on the processor, so that every device starts alike; `how` names functions by attribute."""
-        for name, draw in how.items():
-            weight: nn.Parameter = getattr(self, name)
-            value = torch.empty(weight.shape)
-            draw(value, generator)
-            with torch.no_grad():
-                weight.copy_(value)
+    def fill(self, generator: torch.Generator, how: Mapping[str, Callable[[Tensor, torch.Generator], Any]]) -> None:
+        """Draw the tensors that there are of `how`, by their endings; on the processor, so that devices start alike."""
+        for ending, draw in how.items():
+            if self.has(ending):
+                value = torch.empty(self.tensor(ending).shape)
+                draw(value, generator)
+                with torch.no_grad():
+                    self.tensor(ending).copy_(value)
 
     @torch.no_grad()
     def initialise(self, generator: torch.Generator) -> None:
@@ -295,7 +295,7 @@ def _over_channels(values: Tensor, output: Tensor) -> Tensor:
 
 
 def _attribute(ending: str) -> str:
-    return ending.replace(".", "_")
+    return "tensor_" + ending.replace(".", "_")
 
 
 def is_spatial(shape: torch.Size | tuple[int, ...]) -> bool:
