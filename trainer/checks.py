@@ -29,13 +29,17 @@ def problem(key: str, message: str, fix: dict[str, Any] | None = None, fix_label
 
 def check(s: Settings) -> Iterator[Problem]:
     """Every reason why a run of these settings cannot start."""
-    for find in CHECKS:
+    from trainer.models import demands
+
+    for find in (*CHECKS, *demands.PROBLEMS):
         yield from find(s)
 
 
 def notes(s: Settings) -> Iterator[Problem]:
     """What does not stop the run but may surprise."""
-    for find in NOTES:
+    from trainer.models import demands
+
+    for find in (*NOTES, *demands.NOTES):
         yield from find(s)
 
 

@@ -208,7 +208,7 @@ def test_a_folder_tells_everything(tmp_path: Path, family: str, prediction: str,
         "train_inpainting": inpainting,
     }  # fmt: skip
     assert found.why.startswith("Its configs say Stable Diffusion ")
-    assert found.why.endswith("(its scheduler says so).")
+    assert found.why.endswith(": its scheduler says so.")
 
 
 @pytest.mark.parametrize("ending", [".safetensors", ".ckpt"])
@@ -226,7 +226,7 @@ def test_a_key_tells_that_a_file_predicts_velocity(tmp_path: Path) -> None:
     file = tiny_single_file(tmp_path, family="sdxl", more={"v_pred": torch.tensor([])})
     found = identify(str(file))
     assert (found.family, found.prediction, found.ticks["v_parameterization"]) == ("sdxl", "v_prediction", True)
-    assert found.why == "The file's tensors say Stable Diffusion XL; it predicts velocity (it holds the key v_pred)."
+    assert found.why == "The file's tensors say Stable Diffusion XL. It predicts velocity: it holds the key v_pred."
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,7 @@
 """The base model: which family a file is of, its parts loaded and frozen, its text encoded. Torch-free at import."""
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -112,9 +112,28 @@ def load_model(settings: "Settings", report: "Reporter", device: "torch.device",
         raise Failure(identity.problem, identity.advice, key=KEY)
     from trainer.models import sd
 
+    for text in overruled(identity, settings):
+        report.note(text, "warning", KEY)
     model = sd.load(identity, settings, report, device, dtype)
     model.name = name
+    if model.inpainting != settings.train_inpainting:
+        raise Failure(*UNMASKED[model.inpainting], key="train_inpainting")
     return model
+
+
+UNMASKED = {
+    True: ("This is an inpainting model, which learns from pictures with hidden parts.", "Tick Train inpainting model."),
+    False: ("This is no inpainting model: it sees no masks.", "Untick Train inpainting model, or choose another model."),
+}
+
+
+def overruled(identity: Identity, settings: "Settings") -> Iterator[str]:
+    """A sentence for each tick that the model itself contradicts; the model is believed."""
+    labels = {"v2": "v2", "v_parameterization": "v_param", "sdxl": "SDXL"}
+    for key, label in labels.items():
+        if identity.ticks.get(key) is False and getattr(settings, key):
+            reason = identity.reasons[key]
+            yield f"{label} is ticked, but {reason[0].lower()}{reason[1:]} The model is believed."
 
 
 __all__ = ["Identity", "Model", "file_hashes", "identify", "load_model"]

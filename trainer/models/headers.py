@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Mapping
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,16 @@ class Broken(ValueError):
 
 
 def read_shapes(path: Path) -> tuple[str, Shapes]:
-    """("safetensors" or "ckpt", shapes of the tensors) of a file, judged by its content. Raises `Broken`."""
+    """("safetensors" or "ckpt", shapes of the tensors) of a file, judged by its content. Raises `Broken`.
+
+    A file that has not changed since it was last looked at is not read again.
+    """
+    state = path.stat()
+    return _shapes_of(path, state.st_mtime_ns, state.st_ctime_ns, state.st_size, state.st_ino)
+
+
+@lru_cache(8)
+def _shapes_of(path: Path, *stamp: int) -> tuple[str, Shapes]:
     if path.stat().st_size == 0:
         raise Broken("is empty (0 bytes).")
     with path.open("rb") as file:

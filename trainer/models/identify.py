@@ -55,17 +55,23 @@ class Identity:
         }
 
     @property
-    def why(self) -> str:
-        """Why the ticks are as they are, in a sentence for the page; "" when nothing is known."""
+    def reasons(self) -> dict[str, str]:
+        """For each tick why it is as it is, a sentence; empty when nothing is known."""
         if self.family not in SUPPORTED:
-            return ""
-        what = FAMILY_NAMES[self.family] + (" for inpainting" if self.inpainting else "")
-        source = {"single": "the file's tensors say", "diffusers": "its configs say", "hub": "its name says"}[self.kind]
-        start = f"{source[0].upper()}{source[1:]} {what}"
+            return {}
+        source = {"single": "The file's tensors say", "diffusers": "Its configs say", "hub": "Its name says"}[self.kind]
+        family = f"{source} {FAMILY_NAMES[self.family]}{' for inpainting' if self.inpainting else ''}."
         if self.prediction is None:
-            return f"{start}; whether it predicts velocity no file of this kind says: tick v_param if it does."
-        predicts = "velocity" if self.prediction == "v_prediction" else "noise"
-        return f"{start}; it predicts {predicts}{f' ({self.said_by})' if self.said_by else ''}."
+            velocity = "Whether it predicts velocity its file does not say: tick v_param if it does."
+        else:
+            what = "velocity" if self.prediction == "v_prediction" else "noise"
+            velocity = f"It predicts {what}{f': {self.said_by}' if self.said_by else ''}."
+        return {"v2": family, "v_parameterization": velocity, "sdxl": family, "train_inpainting": family}
+
+    @property
+    def why(self) -> str:
+        """What the model is and how that is known, in sentences for the page; "" when nothing is."""
+        return " ".join(dict.fromkeys(self.reasons.values()))
 
 
 def identify(name: str) -> Identity:

@@ -132,6 +132,8 @@ def from_original(
             )
     except NotImplementedError as error:  # a weight that stayed empty cannot be moved
         raise ValueError(f"its {name} lacks a weight") from error
+    except KeyError as error:
+        raise ValueError(f"its {name} lacks {error.args[0]}") from error
     complete(part, name)
     return part
 
