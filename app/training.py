@@ -15,7 +15,7 @@ from app import charts, drafts, paths, presets, runs
 from app.form import Form, shown
 from app.frame import panel, tablist
 from trainer import hardware
-from trainer.adapters import ADAPTERS
+from trainer.adapters import readers_of
 from trainer.declare import Problem, by_name, validate
 from trainer.jobs import jobs
 from trainer.models.identify import FAMILY_NAMES, Identity, identify
@@ -151,7 +151,7 @@ def outlook(raw: Mapping[str, Any]) -> dict[str, Any]:
     busy = _active()
     model = identify(settings.pretrained_model_name_or_path.strip())
     fixed, why = _read_from(model)
-    told = {"LoRA_type": ADAPTERS[settings.LoRA_type].readers, **why}
+    told = {"LoRA_type": readers_of(settings), **why}
     if not any(item.key == MODEL for item in problems):
         told[MODEL] = _identity(model)
     answer: dict[str, Any] = {
