@@ -15,7 +15,7 @@ import math
 import os
 import shutil
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from pickle import UnpicklingError
@@ -27,7 +27,7 @@ from trainer import formats
 from trainer.devices import DTYPES
 from trainer.events import Saved
 from trainer.learner import TEXT, Learner
-from trainer.optimizers import averaged, parse_arguments, rate_of
+from trainer.optimizers import averaged, parse_arguments, part_of
 from trainer.plan import batches_a_step
 from trainer.report import Failure
 
@@ -197,7 +197,7 @@ class Saver:
         try:
             shutil.rmtree(temporary, ignore_errors=True)
             temporary.mkdir(parents=True)
-            formats.save(temporary / MODEL, self.learner.adapter.state_dict(), {"format": "pt"})
+            formats.save(temporary / MODEL, self.learner.adapter.state_dict(whole=True), {"format": "pt"})
             optimizer, scaler = self.learner.optimizer, self.learner.precision.scaler
             with (temporary / OPTIMIZER).open("wb") as file:
                 torch.save({"optimizer": optimizer.state_dict(), "scaler": scaler.state_dict()}, file)
@@ -314,11 +314,7 @@ def check_state(state: State, s: Settings, model: Model, learner: Learner, plan:
                 f"{name} holds a LoRA with {label} {saved[key]}; it is {own[key]} here.",
                 f"Set {label} to {saved[key]}, or start anew." if key != "modules" else "Start anew.",
             )
-    strangers = set(about["parts"]) - set(learner.parts)
-    if strangers:
-        raise _refused(
-            f"{name} trained parts that have rate 0 here: {', '.join(strangers)}.", "Give them a rate again."
-        )
+    _check_groups(name, about["parts"], learner.parts)
     if about["optimizer"] != s.optimizer:
         raise _refused(
             f"{name} was saved with the optimizer {about['optimizer']}; {s.optimizer} cannot go on from it.",
@@ -331,12 +327,24 @@ def check_state(state: State, s: Settings, model: Model, learner: Learner, plan:
         )
 
 
+def _check_groups(name: str, saved: Sequence[str], own: Sequence[str]) -> None:
+    """The text encoder may have come to rest before the state was saved; all else must be as it was."""
+    parts, mine = ({part_of(group) for group in groups} for groups in (saved, own))
+    if parts - mine:
+        raise _refused(f"{name} trained parts that have rate 0 here: {', '.join(parts - mine)}.", "Give them a rate.")
+    if list(saved) != [group for group in own if part_of(group) in parts]:
+        raise _refused(
+            f"{name} was saved with other LoRA+ ratios or weights of blocks: its rates are {', '.join(saved)}.",
+            "Set them as they were, or start anew with the file as LoRA network weights.",
+        )
+
+
 def load_state(state: State, s: Settings, learner: Learner) -> None:
     """Put adapter, optimizer and scaler back to where they were. The rates are those of the settings."""
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
-    if TEXT not in state.about["parts"]:
+    if TEXT not in map(part_of, state.about["parts"]):
         learner.rest_text_encoder()
     try:
         found = learner.adapter.load(load_file(state.folder / MODEL))
@@ -350,7 +358,7 @@ def load_state(state: State, s: Settings, learner: Learner) -> None:
         raise _refused(f"{state.folder.name} cannot be read: {reason}.", "Choose an earlier state.") from error
     changed = parse_arguments(s.optimizer_args) if s.optimizer_args != state.about["optimizer_args"] else {}
     for group in learner.optimizer.param_groups:
-        group["rate"] = rate_of(s, group["name"])
+        group["rate"] = learner.rate_of(group["name"])
         group.update({name: value for name, value in changed.items() if name in group})
 
 

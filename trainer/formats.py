@@ -21,7 +21,9 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from trainer.adapters import ADAPTERS, types_with
 from trainer.data.dataset import caches_latents
+from trainer.declare import settings_of
 from trainer.report import Failure
+from trainer.settings.lycoris import Lycoris
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -105,7 +107,7 @@ def metadata(
     values |= {
         "base_model_version": version,
         "batch_size_per_device": settings.train_batch_size,
-        "total_batch_size": settings.train_batch_size,
+        "total_batch_size": settings.train_batch_size * plan.accumulation * plan.processes,
         "bucket_info": _json(bucket_info(settings, dataset, plan)) if settings.enable_bucket else None,
         "clip_skip": settings.clip_skip if settings.clip_skip > 1 else None,
         "dataset_dirs": _json(_folders(subset for subset in dataset.subsets if not subset.is_reg)),
@@ -119,7 +121,7 @@ def metadata(
         "network_alpha": float(settings.network_alpha if adapter is None else adapter.alpha),
         "network_dim": settings.network_dim if adapter is None else adapter.dim,
         "network_module": ADAPTERS[settings.LoRA_type].network_module,
-        "num_batches_per_epoch": plan.batches_per_epoch,
+        "num_batches_per_epoch": -(-plan.batches_per_epoch // plan.processes),
         "num_epochs": plan.epochs,
         "num_reg_images": plan.reg_repeated,
         "num_train_images": plan.repeated,
@@ -202,9 +204,19 @@ def tag_frequency(subsets: Iterable["Subset"]) -> dict[str, dict[str, int]]:
     return {name: dict(count) for name, count in counts.items()}
 
 
+LYCORIS_ARGS = {"LyCORIS_preset": "preset", "constrain": "constraint", "unit": "block_size"}
+"""Settings that LyCORIS calls differently."""
+
+
 def network_args(settings: "Settings", adapter: "Adapter | None" = None) -> dict[str, Any]:
     """Arguments of the network beyond rank and alpha, as Kohya's command line would be given them."""
-    given: dict[str, Any] = {}
+    row = ADAPTERS[settings.LoRA_type]
+    of_lycoris = row.network_module == "lycoris.kohya"
+    given: dict[str, Any] = {"algo": row.algo} if of_lycoris else {}
+    for item in settings_of(Lycoris):
+        value = getattr(settings, item.name)
+        if item.name in row.options and (value != item.default or item.name == "LyCORIS_preset"):
+            given[LYCORIS_ARGS.get(item.name, item.name) if of_lycoris else item.name] = str(value)
     if settings.LoRA_type in types_with("conv_dim"):
         rank, alpha = (
             (settings.conv_dim, settings.conv_alpha) if adapter is None else (adapter.conv_dim, adapter.conv_alpha)

@@ -152,6 +152,19 @@ class Lycoris(Adapter):
         """The same and the scalar, which is multiplied into one of them in the file."""
         return self.updates[name].trained()
 
+    def learns(self, name: str) -> dict[str, list[nn.Parameter]]:
+        """What the optimizer moves of a layer."""
+        return self.updates[name].learns()
+
+    def is_plus(self, name: str, ending: str) -> bool:
+        """Whether LoRA+ gives it a higher rate."""
+        return ending in self.updates[name].plus
+
+    @property
+    def rests(self) -> bool:
+        """Whether some of what is trained has no gradient in some steps."""
+        return super().rests or any(update.rests for update in self.updates.values())
+
     def in_file(self, name: str) -> dict[str, Tensor]:
         """The tensors as readers expect them."""
         return self.updates[name].in_file()

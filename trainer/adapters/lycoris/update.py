@@ -69,14 +69,17 @@ class Update(nn.Module):
         self.learning = True
         self.endings = tuple(ending for ending, _ in plan.shapes)
         place: torch.device | str = device if device is not None else layer.weight.device
-        for ending, shape in plan.shapes:
-            weight = torch.empty(shape, dtype=torch.float32, device=place)
-            self.register_parameter(_attribute(ending), nn.Parameter(weight, requires_grad=False))
+        self._make(place)
         self.scalar: nn.Parameter | None = None
         if s.use_scalar and self.folded:
             self.scalar = nn.Parameter(torch.zeros((), device=place), requires_grad=False)
         if plan.rank:
             self.scale = plan.alpha / plan.rank
+
+    def _make(self, place: torch.device | str) -> None:
+        for ending, shape in self.plan.shapes:
+            weight = torch.empty(shape, dtype=torch.float32, device=place)
+            self.register_parameter(_attribute(ending), nn.Parameter(weight, requires_grad=False))
 
     # What a type says
 
@@ -145,6 +148,13 @@ class Update(nn.Module):
     def trained(self) -> dict[str, nn.Parameter]:
         """The same, and the scalar if there is one."""
         return self.weights() if self.scalar is None else {**self.weights(), "scalar": self.scalar}
+
+    def learns(self) -> dict[str, list[nn.Parameter]]:
+        """What the optimizer moves, by the ending of the tensor it is or is a part of."""
+        return {ending: [weight] for ending, weight in self.trained().items()}
+
+    rests: ClassVar[bool] = False
+    """Whether parts of it have no gradient in some steps, and must then stay where they are."""
 
     def in_file(self) -> dict[str, Tensor]:
         """The tensors as a file holds them: the scalar is multiplied into one of them."""
