@@ -331,7 +331,9 @@ def _check_groups(name: str, saved: Sequence[str], own: Sequence[str]) -> None:
     """The text encoder may have come to rest before the state was saved; all else must be as it was."""
     parts, mine = ({part_of(group) for group in groups} for groups in (saved, own))
     if parts - mine:
-        raise _refused(f"{name} trained parts that have rate 0 here: {', '.join(parts - mine)}.", "Give them a rate.")
+        raise _refused(
+            f"{name} trained parts that have rate 0 here: {', '.join(parts - mine)}.", "Give them a rate again."
+        )
     if list(saved) != [group for group in own if part_of(group) in parts]:
         raise _refused(
             f"{name} was saved with other LoRA+ ratios or weights of blocks: its rates are {', '.join(saved)}.",

@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from trainer.registry import Registry
@@ -91,6 +92,11 @@ def module_of(name: str) -> str:
 def finds_its_rate(name: str) -> bool:
     """Whether the optimizer estimates the learning rate and wants 1 from the user."""
     return OPTIMIZERS[name].finds_rate
+
+
+def knows_one_rate(name: str, arguments: Mapping[str, Any]) -> bool:
+    """Whether all parameters learn at one rate that the optimizer finds, so that no group can have its own."""
+    return finds_its_rate(name) or ignores_rate(name, arguments)
 
 
 def ignores_rate(name: str, arguments: Mapping[str, Any]) -> bool:
@@ -175,12 +181,13 @@ def make_optimizer(
     device: "torch.device",
     warmup_steps: int = 0,
     small: "Sequence[torch.nn.Parameter]" = (),
+    scales: Mapping[str, float] = MappingProxyType({}),
 ) -> "torch.optim.Optimizer":
-    """The chosen optimizer over groups of parameters by name: "unet", "textencoder", each with its own rate.
+    """The chosen optimizer over groups of parameters by name, which begins with their part: "unet", "textencoder plus".
 
-    `warmup_steps` are for optimizers with a schedule of their own, `small` is as `lay_out` gives it. A group's `rate`
-    is what the user set and its `lr` what a schedule made of it. Raises `ValueError` with a sentence about the extra
-    arguments, `ImportError` when the package is missing.
+    A group's `rate` is what the user set for its part times its number in `scales`, and its `lr` what a schedule made
+    of it. `warmup_steps` are for optimizers with a schedule of their own, `small` is as `lay_out` gives it. Raises
+    `ValueError` with a sentence about the extra arguments, `ImportError` when the package is missing.
     """
     row, arguments = OPTIMIZERS[s.optimizer], parse_arguments(s.optimizer_args)
     complaint = unknown_arguments(s.optimizer, arguments)
@@ -193,7 +200,7 @@ def make_optimizer(
         options["fused"] = True
     if row.averages and "warmup_steps" in (argument_names(s.optimizer) or ()):
         options.setdefault("warmup_steps", warmup_steps)
-    rates = {name: rate_of(s, name) for name in groups}
+    rates = {name: rate_of(s, name) * scales.get(name, 1.0) for name in groups}
     lists = [
         {"params": parameters, "name": name, "rate": rates[name], "lr": rates[name]}
         for name, parameters in groups.items()
@@ -213,16 +220,17 @@ def make_optimizer(
     return optimizer
 
 
-def lay_out(s: "Settings", groups: "Groups") -> "tuple[Groups, list[torch.nn.Parameter]]":
+def lay_out(s: "Settings", groups: "Groups", rests: bool = False) -> "tuple[Groups, list[torch.nn.Parameter]]":
     """The groups as few long vectors where the chosen optimizer gives the same result on them, else as they are.
 
     Also returns the vectors that an 8-bit optimizer shall keep in 32 bits: those of tensors too small for 8 bits. With
-    module dropout a layer that was left out has no gradient and must not move, which a vector could not say.
+    `rests` some tensors have no gradient in some steps and must not move then, not even by the momentum they have: a
+    layer left out by module dropout, the ranks of a DyLoRA that were not drawn. A vector could not say that.
     """
     from trainer.flat import by_size, flatten
 
     row = OPTIMIZERS[s.optimizer]
-    if not row.elementwise or s.module_dropout:
+    if not row.elementwise or rests:
         return groups, []
     least = int(parse_arguments(s.optimizer_args).get("min_8bit_size", MIN_8BIT_SIZE)) if row.eight_bit else 0
     vectors: dict[str, list[torch.nn.Parameter]] = {}
@@ -244,15 +252,21 @@ def keep_in_32_bits(parameters: "Sequence[torch.nn.Parameter]") -> None:
 
 
 def rate_of(s: "Settings", group: str) -> float:
-    """The learning rate the user chose for the "unet" or the "textencoder"; an empty field means Learning rate.
+    """The learning rate the user chose for the part whose name a group begins with; an empty field means Learning rate.
 
     Optimizers that find the rate themselves know only one: the U-Net's, or where that is not trained the other's.
     """
+    part = part_of(group)
     rates = {"unet": s.unet_lr, "textencoder": s.text_encoder_lr}
     own = {name: s.learning_rate if rate is None else rate for name, rate in rates.items()}
-    if finds_its_rate(s.optimizer) and own[group]:
+    if finds_its_rate(s.optimizer) and own[part]:
         return own["unet"] or own["textencoder"]
-    return own[group]
+    return own[part]
+
+
+def part_of(group: str) -> str:
+    """The part of the model that a group is of, by its name: "unet" or "textencoder"."""
+    return group.partition(" ")[0]
 
 
 def set_rates(optimizer: "torch.optim.Optimizer", factor: float) -> None:

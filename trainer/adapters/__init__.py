@@ -70,10 +70,12 @@ ADAPTERS = Registry(
             f"{KOHYA}.lora.LoRA", "networks.lora", SIZE | CONV | DROPOUTS | ALL_BLOCKS | PLUS | NORMS, EVERYWHERE
         ),
         "LoRA-FA": AdapterType(
-            f"{KOHYA}.lora_fa.LoRAFA", "networks.lora_fa", SIZE | CONV | DROPOUTS | ALL_BLOCKS | PLUS | NORMS, EVERYWHERE
+            f"{KOHYA}.lora_fa.LoRAFA", "networks.lora_fa", SIZE | CONV | DROPOUTS | ALL_BLOCKS | PLUS | NORMS,
+            EVERYWHERE,
         ),
         "Kohya DyLoRA": AdapterType(
-            f"{KOHYA}.dylora.DyLoRA", "networks.dylora", SIZE | CONV | ALL_BLOCKS | PLUS | NORMS | _names("unit"), EVERYWHERE
+            f"{KOHYA}.dylora.DyLoRA", "networks.dylora", SIZE | CONV | ALL_BLOCKS | PLUS | NORMS | _names("unit"),
+            EVERYWHERE,
         ),
         "Kohya LoHa": AdapterType(
             ENGINE, "networks.loha", SIZE | CONV | CORE | PLUS | _names("rank_dropout module_dropout"),

@@ -1,6 +1,7 @@
 """Every setting of a training run, one file a section; `Settings` is all of them, flat and frozen."""
 
 from trainer.declare import Section
+from trainer.settings.blocks import BlockRates, BlockSizes, ConvSizes
 from trainer.settings.captions import CaptionFiles, Captions
 from trainer.settings.dataset import Augmentation, Images
 from trainer.settings.folders import Folders
@@ -17,13 +18,13 @@ from trainer.settings.sdxl import Sdxl
 
 SECTIONS: tuple[type[Section], ...] = (
     SourceModel, Family, Folders, LoraType, Duration, Rates, Network, Lycoris, Images, Sdxl, CaptionFiles, Saving, Precision,
-    Captions, Augmentation, Loss, OwnVae, Memory, Compiling, Processes, States, Samples,
+    BlockRates, BlockSizes, ConvSizes, Captions, Augmentation, Loss, OwnVae, Memory, Compiling, Processes, States, Samples,
 )  # fmt: skip
 """In the order of the page."""
 
 
 class Settings(
     SourceModel, Family, Folders, LoraType, Duration, Rates, Network, Lycoris, Images, Sdxl, CaptionFiles, Saving, Precision,
-    Captions, Augmentation, Loss, OwnVae, Memory, Compiling, Processes, States, Samples,
+    BlockRates, BlockSizes, ConvSizes, Captions, Augmentation, Loss, OwnVae, Memory, Compiling, Processes, States, Samples,
 ):  # fmt: skip
     """What the user decides about a training run. Read, never written."""

@@ -2,6 +2,7 @@
 
 from typing import ClassVar
 
+from trainer.adapters import types_with
 from trainer.declare import Section, setting
 from trainer.optimizers import OPTIMIZERS
 from trainer.schedules import SCHEDULES
@@ -46,6 +47,18 @@ class Rates(Section):
     unet_lr: float | None = setting(
         None, "Unet learning rate", "For the part that draws; 1e-4 is usual. Empty: as Learning rate; 0: not trained.", ge=0, le=10
     )
+    loraplus_lr_ratio: float = setting(
+        0.0, "LoRA+ learning rate ratio", "How much faster the half that starts at zero learns; 16 is usual. 0 = as fast as the other.",
+        ge=0, soft_max=128, step=1, advanced=True, when={"LoRA_type": types_with("loraplus_lr_ratio")},
+    )  # fmt: skip
+    loraplus_unet_lr_ratio: float = setting(
+        0.0, "LoRA+ Unet learning rate ratio", "The same for the part that draws alone; it wins over the one above. 0 = not set.",
+        ge=0, soft_max=128, step=1, advanced=True, when={"LoRA_type": types_with("loraplus_unet_lr_ratio")},
+    )  # fmt: skip
+    loraplus_text_encoder_lr_ratio: float = setting(
+        0.0, "LoRA+ Text Encoder learning rate ratio", "The same for the part that reads captions alone. 0 = not set.",
+        ge=0, soft_max=128, step=1, advanced=True, when={"LoRA_type": types_with("loraplus_text_encoder_lr_ratio")},
+    )  # fmt: skip
     lr_scheduler: str = setting(
         "cosine", "LR Scheduler", "How the rate changes over the run; the plot shows it.", choices=SCHEDULES
     )
