@@ -1,5 +1,6 @@
 """Sample prompts as people write them, and pictures equal to those of diffusers' own pipeline."""
 
+import json
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -9,14 +10,14 @@ import pytest
 import torch
 from PIL import Image
 
-from tests.tiny import tiny_sd15
+from tests.tiny import tiny_folder, tiny_model, tiny_sd15
 from trainer.adapters import attach
 from trainer.conditioning import Conditioning
 from trainer.devices import Precision
 from trainer.models import Model, load_model
 from trainer.prompts import Prompt, parse_prompt, parse_prompts
 from trainer.report import Reporter
-from trainer.sample import Painter, make_scheduler, render
+from trainer.sample import Painter, make_scheduler, render, sized
 from trainer.samplers import SAMPLERS
 from trainer.settings import Settings
 
@@ -225,3 +226,73 @@ def test_trouble_with_one_picture_is_a_note(
     path = report.folder / drawn.path
     assert path.name.startswith("small_000012_01_")
     assert "Seed: 5" in Image.open(path).text["parameters"]  # type: ignore[attr-defined]
+
+
+# Other families.
+
+FAMILIES = {
+    "sd2 v": ("StableDiffusionPipeline", {"family": "sd2", "prediction": "v_prediction"}, {}),
+    "sdxl": ("StableDiffusionXLPipeline", {"family": "sdxl"}, {}),
+    "sdxl v": ("StableDiffusionXLPipeline", {"family": "sdxl", "prediction": "v_prediction"}, {}),
+    "inpainting": ("StableDiffusionInpaintPipeline", {"inpainting": True}, {"train_inpainting": True}),
+    "sdxl inpainting": (
+        "StableDiffusionXLInpaintPipeline", {"family": "sdxl", "inpainting": True}, {"train_inpainting": True}
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("kind", "sampler"), [*((kind, "euler_a") for kind in FAMILIES), ("sd2 v", "ddim")])
+def test_pictures_of_other_families_are_those_of_diffusers(
+    kind: str, sampler: str, tmp_path: Path, report: Reporter
+) -> None:
+    import diffusers
+
+    name, which, values = FAMILIES[kind]
+    folder = tiny_folder(tmp_path / "model", **which)
+    s = settings(folder, **values)
+    model = load_model(s, report, CPU.device, CPU.dtype)
+    ours = render(model, Prompt("a cat", "blurry", 64, 96, seed=3, guidance=4.0, steps=4, sampler=sampler), s)
+
+    pipe = getattr(diffusers, name).from_pretrained(str(folder), local_files_only=True)
+    pipe.set_progress_bar_config(disable=True)
+    pipe.scheduler = make_scheduler(sampler, model.scheduler_config, model.prediction_type)
+    whole = {}
+    if "inpainting" in kind:
+        whole = {"image": Image.new("RGB", (64, 96)), "mask_image": Image.new("L", (64, 96), 255), "strength": 1.0}
+    theirs = pipe(
+        "a cat", negative_prompt="blurry", width=64, height=96, guidance_scale=4.0, num_inference_steps=4,
+        generator=torch.Generator().manual_seed(3), **whole,
+    ).images[0]  # fmt: skip
+    assert np.abs(array(ours) - array(theirs)).max() <= 1
+    assert array(ours).std() > 1
+
+
+@pytest.mark.parametrize(("family", "prediction", "side"), [("sdxl", "epsilon", 1024), ("sd2", "v_prediction", 768),
+                                                            ("sd2", "epsilon", 512), ("sd15", "epsilon", 512)])  # fmt: skip
+def test_a_prompt_without_a_size_gets_the_models_own(family: str, prediction: str, side: int) -> None:
+    from trainer.models.configs import CONFIGS
+
+    model = tiny_model(family=family, prediction=prediction)
+    config = json.loads((CONFIGS[family] / "unet" / "config.json").read_text(encoding="utf-8"))
+    model.unet.register_to_config(sample_size=config["sample_size"])
+    found = sized(Prompt("a cat", width=96), model)
+    assert (found.width, found.height) == (96, side)
+    assert sized(Prompt("a cat", width=96, height=64), model).height == 64
+
+
+def test_a_vae_that_overflows_in_half_precision_goes_on_in_full(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = tiny_model(family="sdxl", inpainting=True)
+    model.vae.half()
+    used: list[torch.dtype] = []
+    for name in ("encode", "decode"):
+        real = getattr(model.vae, name)
+
+        def overflow(x: torch.Tensor, real: Any = real, name: str = name, **options: Any) -> Any:
+            used.append(model.vae.dtype)
+            return real(x * float("inf") if model.vae.dtype == torch.float16 else x, **options)
+
+        monkeypatch.setattr(model.vae, name, overflow)
+    s = Settings()
+    picture = render(model, Prompt("a cat", width=64, height=64, seed=9, steps=1), s)
+    assert used == [torch.float16, torch.float32, torch.float32]
+    assert array(picture).std() > 1

@@ -207,7 +207,7 @@ def tiny_configs(
 def _index(family: str, inpainting: bool) -> dict[str, Any]:
     kind = f"StableDiffusion{'XL' if family == 'sdxl' else ''}{'Inpaint' if inpainting else ''}Pipeline"
     if family != "sdxl":
-        return {**MODEL_INDEX, "_class_name": kind}
+        return {**MODEL_INDEX, "_class_name": kind, "_diffusers_version": "0.30.0"}
     plain = {key: value for key, value in MODEL_INDEX.items() if "safety" not in key}
     second = {
         "text_encoder_2": ["transformers", "CLIPTextModelWithProjection"],
@@ -224,15 +224,15 @@ def tiny_folder(
     tiny_configs(folder, family, prediction, inpainting)
     for name, component in tiny_components(seed, family, inpainting).items():
         component.save_pretrained(folder / name)
-    if tokenizer:
+    if tokenizer and family != "sd2":
         shutil.copytree(TOKENIZER, folder / "tokenizer", dirs_exist_ok=True)
-        if family == "sdxl":
-            _second_tokenizer(folder / "tokenizer_2")
+    if tokenizer and family != "sd15":
+        _open_clip_tokenizer(folder / ("tokenizer" if family == "sd2" else "tokenizer_2"))
     return folder
 
 
-def _second_tokenizer(folder: Path) -> None:
-    """SDXL's second tokenizer pads with "!", whose id is 0."""
+def _open_clip_tokenizer(folder: Path) -> None:
+    """The tokenizers of Stable Diffusion 2 and of SDXL's second encoder pad with "!", whose id is 0."""
     from transformers import CLIPTokenizer
 
     tokenizer = CLIPTokenizer.from_pretrained(str(TOKENIZER), local_files_only=True, pad_token="!")
