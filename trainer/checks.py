@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from trainer import processes
+from trainer import machine, processes
 from trainer.declare import Problem, by_name
 from trainer.settings import Settings
 
@@ -29,17 +29,19 @@ def problem(key: str, message: str, fix: dict[str, Any] | None = None, fix_label
 
 def check(s: Settings) -> Iterator[Problem]:
     """Every reason why a run of these settings cannot start."""
+    from trainer.adapters import demands as of_adapters
     from trainer.models import demands
 
-    for find in (*CHECKS, *demands.PROBLEMS):
+    for find in (*CHECKS, *demands.PROBLEMS, *of_adapters.PROBLEMS):
         yield from find(s)
 
 
 def notes(s: Settings) -> Iterator[Problem]:
     """What does not stop the run but may surprise."""
+    from trainer.adapters import demands as of_adapters
     from trainer.models import demands
 
-    for find in (*NOTES, *demands.NOTES):
+    for find in (*NOTES, *demands.NOTES, *of_adapters.NOTES):
         yield from find(s)
 
 
@@ -231,12 +233,16 @@ def precision(s: Settings) -> Iterator[Problem]:
     machine = hardware()
     reason = machine.refuses.get(s.mixed_precision)
     if reason and machine.device != "cpu":
-        other = next(word for word in ("fp16", "bf16", "no") if word not in machine.refuses)
-        yield problem("mixed_precision", f"{reason}; use {other}.", {"mixed_precision": other}, f"Use {other}")
+        fp8 = s.mixed_precision == "fp8"
+        words = ("bf16", "fp16", "no") if fp8 else ("fp16", "bf16", "no")
+        other = next(word for word in words if word not in machine.refuses)
+        also = f", and {KNOWN['fp8_base'].label} to save as much memory" if fp8 else ""
+        yield problem("mixed_precision", f"{reason}; use {other}{also}.", {"mixed_precision": other}, f"Use {other}")
 
 
 CHECKS: tuple[Check, ...] = (
     model, weights, pictures, output, resume, buckets, caches, rates, optimizer, precision, processes.problems,
+    machine.problems,
 )  # fmt: skip
 
 
@@ -384,5 +390,5 @@ def without_effect(s: Settings) -> Iterator[Problem]:
 
 NOTES: tuple[Check, ...] = (
     left_out, on_the_processor, rates_of_their_own, warm_up, which_length, sampling, only_the_last, two_starts,
-    without_effect, processes.remarks,
+    without_effect, processes.remarks, machine.remarks,
 )  # fmt: skip

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from trainer.adapters import ADAPTERS
 from trainer.declare import by_name, validate
 from trainer.settings import Settings
 from trainer.settings.kohya import Unreadable, load, read
@@ -69,7 +70,7 @@ def test_two_zero_rates_mean_train_both() -> None:
         ({"flux1_checkbox": True, "LoRA_type": "Flux1"}, "Flux.1"),
         ({"token_string": "x", "num_vectors_per_token": 4}, "Textual Inversion"),
         ({"train_dir": "x", "image_folder": "y"}, "Finetuning"),
-        ({"LoRA_type": "LyCORIS/LoKr"}, "LyCORIS/LoKr"),
+        ({"LoRA_type": "Flux1 OFT"}, "Flux1 OFT"),
         ({"learning_rate": "1e-4, 1e-5"}, "Learning rate"),
     ],
 )
@@ -178,3 +179,40 @@ def test_the_family_ticks_are_settings() -> None:
     found = read(raw)
     assert (found.problems, found.ignored, sorted(found.loaded)) == ([], [], sorted(raw))
     assert (found.settings.sdxl, found.settings.v2, found.settings.sdxl_no_half_vae) == (True, False, True)
+
+
+# LoRA types
+
+
+@pytest.mark.parametrize("name", [name for name in ADAPTERS if name.startswith(("LyCORIS/", "Kohya Lo"))])
+def test_every_lora_type_of_the_kohya_gui_is_itself(name: str) -> None:
+    found = read({"LoRA_type": name})
+    assert (found.values, found.problems, found.changed) == ({"LoRA_type": name}, [], [])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "wanted"),
+    [
+        (["algo=lokr", "preset=attn-mlp", "factor=4", "conv_dim=2", "conv_alpha=1"],
+         {"LoRA_type": "LyCORIS/LoKr", "LyCORIS_preset": "attn-mlp", "factor": 4, "conv_dim": 2, "conv_alpha": 1.0}),
+        (["algo=diag-oft", "constraint=0.001", "rescaled=True"],
+         {"LoRA_type": "LyCORIS/Diag-OFT", "constrain": 0.001, "rescaled": True, "conv_dim": 16, "conv_alpha": 8.0}),
+        (["algo=dylora", "block_size=4", "dropout=0.1"],
+         {"LoRA_type": "LyCORIS/DyLoRA", "unit": 4, "network_dropout": 0.1, "conv_dim": 16, "conv_alpha": 8.0}),
+        (["dora_wd=True"], {"LoRA_type": "LyCORIS/LoCon", "dora_wd": True, "conv_dim": 16, "conv_alpha": 8.0}),
+    ],
+)  # fmt: skip
+def test_arguments_of_lycoris_become_settings(arguments: list[str], wanted: dict[str, Any]) -> None:
+    raw = {"network_module": "lycoris.kohya", "network_args": arguments, "network_dim": 16, "network_alpha": 8}
+    found = read(raw)
+    assert found.values == {**wanted, "network_dim": 16, "network_alpha": 8.0}
+    assert found.problems == []
+    assert [item.key for item in found.changed] == ["LoRA_type"]
+
+
+@pytest.mark.parametrize(
+    ("module", "kind"),
+    [("networks.loha", "Kohya LoHa"), ("networks.lokr", "Kohya LoKr"), ("networks.dylora", "Kohya DyLoRA")],
+)
+def test_network_modules_of_sd_scripts_become_lora_types(module: str, kind: str) -> None:
+    assert read({"network_module": module}).values == {"LoRA_type": kind}

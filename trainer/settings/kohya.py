@@ -13,6 +13,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from trainer.adapters import ADAPTERS
+from trainer.adapters.lycoris.presets import algorithm
 from trainer.declare import Problem, Setting, by_name, nearest, parse, validate
 from trainer.settings import Settings
 
@@ -291,19 +293,45 @@ def _optimizer(raw: dict[str, Any], report: Loaded) -> None:
 
 
 def _lora_type(raw: dict[str, Any], report: Loaded) -> None:
-    if raw.get("LoRA_type") in ("LoCon", "LyCORIS/LoCon"):
+    if raw.get("LoRA_type") == "LoCon":
         change(raw, report, "LoRA_type", "Kohya LoCon", "the same method and the same file under the Kohya name")
     module = raw.pop("network_module", None)
     if module is not None and "LoRA_type" not in raw:
         arguments = raw.pop("network_args", None) or []
         pairs = dict(str(pair).partition("=")[::2] for pair in arguments) if isinstance(arguments, list) else {}
-        if module == "networks.lora":
-            kind = "Kohya LoCon" if _number(pairs.get("conv_dim")) else "Standard"
-            raw["LoRA_type"] = kind
+        kind = _type_of(str(module), pairs)
+        raw["LoRA_type"] = kind or str(module)
+        if kind:
             report.changed.append(Changed("LoRA_type", module, kind, "the type that this network module is"))
-        else:
-            raw["LoRA_type"] = str(module)
+        if module == LYCORIS:
+            pairs = _of_lycoris(pairs, raw)
         raw.update({key: value for key, value in pairs.items() if key not in raw})
+
+
+LYCORIS = "lycoris.kohya"
+LYCORIS_ARGS = {
+    "preset": "LyCORIS_preset", "constraint": "constrain", "block_size": "unit", "dropout": "network_dropout",
+    "weight_decompose": "dora_wd", "use_conv_cp": "use_tucker",
+}  # fmt: skip
+"""What LyCORIS calls settings in its network arguments."""
+
+
+def _type_of(module: str, pairs: Mapping[str, str]) -> str | None:
+    """The LoRA type of a network module with these arguments."""
+    if module == "networks.lora":
+        return "Kohya LoCon" if _number(pairs.get("conv_dim")) else "Standard"
+    algo = algorithm(pairs.get("algo") or "lora") if module == LYCORIS else None
+    rows = (name for name, row in ADAPTERS.items() if row.network_module == module and algo in (None, row.algo))
+    return next(rows, None)
+
+
+def _of_lycoris(pairs: Mapping[str, str], raw: Mapping[str, Any]) -> dict[str, Any]:
+    """The arguments under our names; convolutions have the other layers' rank and alpha if not said otherwise."""
+    ours: dict[str, Any] = {LYCORIS_ARGS.get(key, key): value for key, value in pairs.items() if key != "algo"}
+    for name, other in (("conv_dim", "network_dim"), ("conv_alpha", "network_alpha")):
+        if name not in ours and other in raw:
+            ours[name] = raw[other]
+    return ours
 
 
 def _noise_type(raw: dict[str, Any], report: Loaded) -> None:
@@ -320,8 +348,6 @@ def _numbers_with_another_meaning(raw: dict[str, Any], report: Loaded) -> None:
         change(raw, report, "bucket_reso_steps", max(8, int(step) // 8 * 8), "pictures are encoded in blocks of 8 pixels")
     if _number(raw.get("epoch")) == 0:
         change(raw, report, "epoch", 1, "0 epochs train nothing")
-    if raw.get("mixed_precision") == "fp8":
-        change(raw, report, "mixed_precision", "fp16", "fp8 is not offered; fp16 is the nearest")
     if "save_model_as" in raw and raw["save_model_as"] not in ("safetensors", "ckpt"):
         change(raw, report, "save_model_as", "safetensors", "a LoRA is saved as safetensors or ckpt")
     if raw.get("save_precision") in ("fp32", "float32"):
@@ -343,14 +369,12 @@ REWRITES: tuple[Callable[[dict[str, Any], Loaded], None], ...] = (
 WHY_IGNORED = {
     "model_list": "the model's name says it all",
     "save_as_bool": "saved there by accident",
-    "xformers": "the fastest attention of PyTorch is always used",
-    "mem_eff_attn": "the fastest attention of PyTorch is always used",
     "persistent_data_loader_workers": "pictures are loaded by threads here",
     "max_data_loader_n_workers": "pictures are loaded by threads here",
+    "lowram": "each part of a model goes to its device as it is read",
     "no_token_padding": "no longer a setting of the Kohya GUI either",
     "network_args": "every network option has a field of its own",
     "noise_offset_type": "Noise offset is always the original kind",
-    "dynamo_backend": "compiling the model is not offered yet",
     "huggingface_token": "secrets are never read from a file",
     "wandb_api_key": "secrets are never read from a file",
 }
