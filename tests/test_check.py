@@ -39,7 +39,7 @@ def write(path: Path, **values: Any) -> str:
 
 def test_a_file_that_could_be_trained(tmp_path: Path, pictures: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file = write(tmp_path / "good.json", train_data_dir=str(pictures), optimizer="AdamW", epoch="3", train_batch_size=2,
-                 max_resolution="128,128", seed=0, xformers=True)  # fmt: skip
+                 max_resolution="128,128", seed=0, no_token_padding=True)  # fmt: skip
     code, told = answer(capsys, file)
     assert code == (1 if told["problems"] else 0)
     assert [item for item in told["problems"] if item["key"] != "pretrained_model_name_or_path"] == []
@@ -47,7 +47,7 @@ def test_a_file_that_could_be_trained(tmp_path: Path, pictures: Path, capsys: py
     assert told["loaded"] == ["epoch", "max_resolution", "optimizer", "train_batch_size", "train_data_dir"]
     assert told["changed"][0]["key"] == "seed"
     assert (told["changed"][0]["from"], told["changed"][0]["to"]) == (0, None)
-    assert told["ignored"][0]["key"] == "xformers"
+    assert told["ignored"][0]["key"] == "no_token_padding"
     assert (told["plan"]["images"], told["plan"]["steps"], told["plan"]["epochs"]) == (4, 30, 3)
     assert told["plan"]["buckets"] == {"128x128": 20}
 

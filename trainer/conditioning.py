@@ -63,7 +63,7 @@ class Conditioning:
             if self._bytes > REMEMBERED:
                 return
             self(part)
-        if self.precision.device.type != "cpu":
+        if self.precision.device.type != "cpu" and not self.settings.highvram:
             for encoder in self.model.text_encoders:
                 encoder.to("cpu")
 

@@ -1,10 +1,11 @@
-"""What the machine can do: the device, its number formats, its memory; and what to try when memory runs out."""
+"""What the machine can do: the device, its number formats, its memory."""
 
 from __future__ import annotations
 
+import os
 import platform
-from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Iterable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -16,12 +17,17 @@ if TYPE_CHECKING:
     from trainer.report import Reporter
     from trainer.settings import Settings
 
-DTYPES = {"no": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16, "float": torch.float32}
+DTYPES = {
+    "no": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16, "float": torch.float32,
+    "fp8": torch.bfloat16,  # what is not multiplied in 8 bits
+}  # fmt: skip
 WORDS = {torch.float32: "no", torch.float16: "fp16", torch.bfloat16: "bf16"}
 
 
 def pick_device() -> torch.device:
-    """The machine's accelerator (CUDA, ROCm, XPU, MPS …), else the processor."""
+    """The machine's accelerator (CUDA, ROCm, XPU, MPS …), else the processor; it also when ACCELERATE_USE_CPU is set."""
+    if os.environ.get("ACCELERATE_USE_CPU", "").lower() in ("1", "true", "yes"):
+        return torch.device("cpu")
     return torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
 
 
@@ -89,16 +95,52 @@ def supports(dtype: torch.dtype, device: torch.device) -> str | None:
     return None
 
 
+def why_not_float8(device: torch.device) -> str | None:
+    """Why weights cannot be kept in 8 bits on `device` ("fp8 base"), without the sentence's end; None when they can."""
+    try:
+        torch.ones(8, device=device).to(torch.float8_e4m3fn).to(torch.float16).mul_(2)
+    except (RuntimeError, TypeError, NotImplementedError):
+        return f"8-bit weights are not supported by {device_name(device)}"
+    return None
+
+
+def why_not_fp8(device: torch.device) -> str | None:
+    """Why `device` cannot multiply in 8 bits (Mixed precision "fp8"), without the sentence's end; None when it can."""
+    if device.type == "cpu":
+        return "fp8 is for graphics cards; the processor is faster and more exact without"
+    one = torch.ones((), device=device)
+    try:
+        eight = torch.ones(16, 16, device=device).to(torch.float8_e4m3fn)
+        torch._scaled_mm(eight, eight.t(), one, one, out_dtype=torch.bfloat16)
+    except (RuntimeError, TypeError, NotImplementedError, AttributeError, ValueError):
+        return f"{device_name(device)} cannot multiply in 8 bits (RTX 40, H100 and later can)"
+    return None
+
+
+class Scaler(torch.amp.GradScaler):
+    """Keeps small fp16 gradients from vanishing (Micikevicius et al. 2018, section 3.2); does nothing unless enabled.
+
+    Gradients that are fp16 themselves, as with "Full fp16 training", are accepted.
+    """
+
+    def _unscale_grads_(
+        self, optimizer: torch.optim.Optimizer, inv_scale: torch.Tensor, found_inf: torch.Tensor, allow_fp16: bool
+    ) -> dict[torch.device, torch.Tensor]:
+        return super()._unscale_grads_(optimizer, inv_scale, found_inf, True)
+
+
 @dataclass
 class Precision:
-    """Where and in which number format is calculated. Trained weights stay float32; `dtype` is for everything else."""
+    """Where and in which number format is calculated: `dtype` is of the frozen weights and large operations, `trained`
+    of the weights that are trained, `eight_bit` whether linear layers multiply in float8."""
 
     device: torch.device
     dtype: torch.dtype = torch.float32
+    trained: torch.dtype = torch.float32
+    eight_bit: bool = False
 
     def __post_init__(self) -> None:
-        self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.dtype == torch.float16)
-        """Keeps small fp16 gradients from vanishing (Micikevicius et al. 2018, section 3.2); does nothing otherwise."""
+        self.scaler = Scaler(self.device.type, enabled=self.dtype == torch.float16)
 
     def autocast(self) -> AbstractContextManager[object]:
         """Inside, large operations run in `dtype` and delicate ones in float32."""
@@ -108,15 +150,28 @@ class Precision:
 def choose_precision(s: Settings, report: Reporter) -> Precision:
     """The device and the wanted precision. On the processor it is float32, and a note says so; elsewhere a precision
     that the device lacks is a `Failure`."""
-    device, dtype = pick_device(), DTYPES[s.mixed_precision]
-    reason = supports(dtype, device)
+    device, dtype, word = pick_device(), DTYPES[s.mixed_precision], s.mixed_precision
+    if (s.fp8_base or s.fp8_base_unet) and (lack := why_not_float8(device)):
+        key = "fp8_base" if s.fp8_base else "fp8_base_unet"
+        raise Failure(f"fp8 base: {lack}.", "Untick it, or use Gradient checkpointing to save memory.", key)
+    reason = why_not_fp8(device) if word == "fp8" else supports(dtype, device)
     if reason and device.type == "cpu":
         report.note(f"Mixed precision: {reason}, so this run uses no (float32).", key="mixed_precision")
         return Precision(device)
     if reason:
-        other = "fp16" if dtype == torch.bfloat16 and supports(torch.float16, device) is None else "no"
+        # What does the same on this device, as nearly as possible.
+        others = ("bf16", "fp16") if word == "fp8" else ("fp16",) if word == "bf16" else ()
+        other = next((name for name in others if supports(DTYPES[name], device) is None), "no")
         raise Failure(f"Mixed precision: {reason}.", f"Use {other}.", "mixed_precision")
-    return Precision(device, dtype)
+    trained = dtype if s.full_fp16 or s.full_bf16 else torch.float32
+    return Precision(device, dtype, trained, eight_bit=word == "fp8")
+
+
+def lower(weights: Iterable[torch.nn.Parameter], precision: Precision) -> None:
+    """Put trained weights into the format that is wanted of them ("Full fp16 training", "Full bf16 training")."""
+    if precision.trained != torch.float32:
+        for weight in weights:
+            weight.data = weight.data.to(precision.trained)
 
 
 def put(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
@@ -132,36 +187,3 @@ def is_out_of_memory(error: BaseException) -> bool:
     if isinstance(error, torch.OutOfMemoryError | MemoryError):
         return True
     return isinstance(error, RuntimeError) and any(word in str(error).lower() for word in OUT_OF_MEMORY)
-
-
-@contextmanager
-def memory_for(doing: str, s: Settings, device: torch.device) -> Iterator[None]:
-    """Turn running out of memory into a `Failure` that says while doing what, and what to try, cheapest first."""
-    try:
-        yield
-    except (RuntimeError, MemoryError) as error:
-        if not is_out_of_memory(error):
-            raise
-        where = "memory" if device.type == "cpu" else f"memory of {device_name(device)}"
-        raise Failure(f"There was not enough {where} for {doing}.", memory_advice(s, device)) from error
-
-
-def memory_advice(s: Settings, device: torch.device) -> str:
-    """What saves memory with these settings, from what costs nothing to what costs quality."""
-    width, height = s.resolution
-    options = (
-        (not s.cache_latents, "switch Cache latents on"),
-        (device.type != "cpu" and s.mixed_precision == "no", "use Mixed precision fp16 or bf16"),
-        (
-            s.train_batch_size > 1,
-            f"set Train batch size to 1 and Gradient accumulate steps to "
-            f"{s.train_batch_size * s.gradient_accumulation_steps} (the result is the same)",
-        ),
-        (not s.gradient_checkpointing, "switch Gradient checkpointing on (the result is the same, a third slower)"),
-        (s.optimizer == "AdamW", "use the optimizer AdamW8bit"),
-        (s.stop_text_encoder_training >= 0 and s.text_encoder_lr != 0, "set Text Encoder learning rate to 0"),
-        (s.network_dim > 16, "use a smaller Network Rank"),
-        (width * height > 512 * 512, f"use a Max resolution smaller than {width},{height}"),
-        (True, "close other programs that use the graphics card" if device.type != "cpu" else "close other programs"),
-    )
-    return "Try in this order: " + "; ".join(text for applies, text in options if applies) + "."

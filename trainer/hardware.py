@@ -13,7 +13,7 @@ from pathlib import Path
 
 @dataclass(frozen=True)
 class Hardware:
-    """`device` is a torch device type; `refuses` tells by precision ("fp16", "bf16") why it cannot be used here."""
+    """`device` is a torch device type; `refuses` says why not, by precision: "fp16", "bf16", "fp8", "fp8 base"."""
 
     device: str = "cpu"
     name: str = "the processor"
@@ -22,6 +22,9 @@ class Hardware:
     count: int = 0
     """How many graphics cards there are."""
 
+
+FP8_BASE = "fp8 base"
+"""Weights kept in 8 bits, as against "fp8", calculations in 8 bits."""
 
 UNKNOWN = Hardware(device="", name="")
 """What is known while nobody has answered yet: no check finds fault with it."""
@@ -84,10 +87,11 @@ def look() -> Hardware:
     """The facts, read from torch in this process."""
     import torch
 
-    from trainer.devices import device_memory, device_name, pick_device, supports
+    from trainer.devices import device_memory, device_name, pick_device, supports, why_not_float8, why_not_fp8
 
     device = pick_device()
     reasons = {word: supports(dtype, device) for word, dtype in (("fp16", torch.float16), ("bf16", torch.bfloat16))}
+    reasons |= {"fp8": why_not_fp8(device), FP8_BASE: why_not_float8(device)}
     refuses = {word: reason for word, reason in reasons.items() if reason}
     count = torch.accelerator.device_count() if device.type != "cpu" else 0
     return Hardware(device.type, device_name(device), refuses, device_memory(device), count)

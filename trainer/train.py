@@ -16,20 +16,24 @@ from torch import Tensor
 
 from trainer import checkpoint, diffusion
 from trainer.adapters import attach
+from trainer.attention import choose_attention
 from trainer.checkpoint import Progress, Saver, of_epoch, of_step
+from trainer.compiling import compile_unet
 from trainer.conditioning import Conditioning
 from trainer.curves import Curves, log_folder
 from trainer.data.captions import first_line
 from trainer.data.dataset import Skipped, caches_latents, scan, verify
 from trainer.data.loader import Batch, Batches
-from trainer.devices import Precision, choose_precision, memory_for, put
+from trainer.devices import Precision, choose_precision, lower, put
 from trainer.events import EpochEnd, Started
 from trainer.learner import Learner
 from trainer.losses import Losses
+from trainer.memory import LOADING, PREPARING, TRAINING, memory_for
 from trainer.models import load_model
 from trainer.plan import Plan, batches_a_step, due, make_plan
 from trainer.report import Failure, Stopped
 from trainer.sample import Painter, asked_for
+from trainer.storage import Frozen
 from trainer.world import World, join
 
 if TYPE_CHECKING:
@@ -54,17 +58,21 @@ def train(s: Settings, report: Reporter) -> None:
     report(Started(job="train", name=s.output_name, pid=os.getpid(), plan=plan.as_json(),
                    resumed_from_step=state.step if state else 0))  # fmt: skip
 
-    with memory_for("loading the model", s, precision.device):
+    with memory_for(LOADING, s, precision.device):
         model = load_model(s, report, precision.device, precision.dtype)
         conditioning = Conditioning(model, s, precision)
         if s.sdxl_cache_text_encoder_outputs and model.family == "sdxl":
             conditioning.replace_encoders(texts(s, dataset), report)
+        choose_attention(model, s, report)
+        frozen = Frozen(model, s, precision)  # how its weights are kept
         adapter = attach(model, s, report)  # W + (alpha / rank) B A
+        frozen.store(adapter.unet_parameters)
+        lower(adapter.unet_parameters + adapter.text_parameters, precision)
         learner = Learner(adapter, s, plan, precision, report)
         progress = Progress() if state is None else resumed(state, s, model, learner, plan, report)
     with (
         world,
-        memory_for("preparing the pictures", s, precision.device),
+        memory_for(PREPARING, s, precision.device),
         Batches(s, dataset, model, report, precision.device, world=world) as batches,
         Curves(log_folder(s, report) if world.is_main else None, {"plan": plan.sentence}, progress.step) as curves,
     ):
@@ -76,7 +84,7 @@ def train(s: Settings, report: Reporter) -> None:
         make_room(s, model, dataset, conditioning, painter, report)
         loss_of = Objective(model, conditioning, s, precision)
 
-        with memory_for("training", s, precision.device):
+        with memory_for(TRAINING, s, precision.device):
             if s.sample_at_first and not progress.step:
                 painter.draw(progress)
             world.wait()
@@ -200,12 +208,15 @@ def make_room(
     if s.gradient_checkpointing:
         model.unet.enable_gradient_checkpointing()
         for encoder in model.text_encoders if conditioning.trained else ():
-            encoder.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+            # transformers 5 renames it; older ones know the old name only.
+            switch = getattr(encoder, "activation_checkpointing_enable", encoder.gradient_checkpointing_enable)
+            switch({"use_reentrant": False})
             encoder.train()
-    if model.device.type != "cpu" and caches_latents(s):
+    if model.device.type != "cpu" and caches_latents(s) and not s.highvram:
         model.vae.to("cpu")
     if not conditioning.trained and not s.shuffle_caption and model.text_encoders:
         conditioning.learn_by_heart(texts(s, dataset), report)
+    compile_unet(model.unet, s, report)
 
 
 def texts(s: Settings, dataset: Dataset) -> list[str]:

@@ -99,6 +99,11 @@ def test_every_key_is_accounted_for() -> None:
     assert all(item.why for item in report.ignored)
 
 
+@pytest.mark.parametrize(("tick", "choice"), [(True, "xformers"), ("True", "xformers"), (False, "none"), ("sdpa", "sdpa")])
+def test_the_tick_of_xformers_became_a_choice(tick: Any, choice: str) -> None:
+    assert read({"xformers": tick}).values == {"xformers": choice}
+
+
 def test_loading_starts_from_the_defaults() -> None:
     assert read({"epoch": 3}).settings == Settings(epoch=3)
 

@@ -24,6 +24,7 @@ from trainer.data.ahead import Ahead
 from trainer.data.buckets import CELL, Placement
 from trainer.data.dataset import Picture
 from trainer.data.images import Pixels, Unreadable, fit, open_picture
+from trainer.devices import is_out_of_memory
 from trainer.report import Failure, Stopped
 
 if TYPE_CHECKING:
@@ -69,8 +70,9 @@ def pixels_of(wish: Wish, data: bytes | None = None) -> Pixels:
 class Encoder:
     """The frozen VAE on its way from pixels to scaled latents."""
 
-    def __init__(self, vae: Any, device: torch.device, report: "Reporter") -> None:
-        self.vae, self.device, self.report = vae, device, report
+    def __init__(self, vae: Any, device: torch.device, report: "Reporter", together: int = 0) -> None:
+        """At most `together` pictures are encoded at once; 0: as many as fit the device."""
+        self.vae, self.device, self.report, self.together = vae, device, report, together
         self.scale = float(vae.config.scaling_factor)
         self.shift = float(getattr(vae.config, "shift_factor", None) or 0.0)
 
@@ -91,19 +93,35 @@ class Encoder:
         return (mean + std * noise.to(self.device) - self.shift) * self.scale
 
     def _distribution(self, inputs: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        if self.together and len(inputs) > self.together:
+            return self._in_parts(inputs, self.together)
         try:
             found = self.vae.encode(inputs).latent_dist
-        except torch.OutOfMemoryError:
-            if len(inputs) == 1:
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error) or (len(inputs) == 1 and self.vae.use_tiling):
                 raise
-            parts = [self._distribution(one) for one in inputs.split(1)]
-            return torch.cat([mean for mean, _ in parts]), torch.cat([std for _, std in parts])
+            return self._in_parts(inputs, 1) if len(inputs) > 1 else self._in_tiles(inputs)
         mean, std = found.mean.float(), found.std.float()
         if inputs.dtype != torch.float32 and not (mean.isfinite().all() and std.isfinite().all()):
             self.report.note("The VAE overflows in half precision; it goes on in full precision.", "warning")
             self.vae.float()
             return self._distribution(inputs.float())
         return mean, std
+
+    def _in_parts(self, inputs: torch.Tensor, size: int) -> tuple[torch.Tensor, torch.Tensor]:
+        parts = [self._distribution(part) for part in inputs.split(size)]
+        return torch.cat([mean for mean, _ in parts]), torch.cat([std for _, std in parts])
+
+    def _in_tiles(self, inputs: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """One picture that is too large as a whole; tiles overlap and are blended, so seams are hardly there."""
+        height, width = inputs.shape[2:]
+        why = "there is not enough memory for it as a whole"
+        self.report.note(f"A picture of {width}x{height} is encoded in tiles: {why}.")
+        self.vae.enable_tiling()
+        try:
+            return self._distribution(inputs)
+        finally:
+            self.vae.disable_tiling()
 
     @contextlib.contextmanager
     def ready(self) -> Iterator[None]:
@@ -204,6 +222,8 @@ class Latents:
         return latent
 
     def _together(self, wish: Wish) -> int:
+        if self.encoder.together:
+            return self.encoder.together
         if self.encoder.device.type == "cpu":
             return 1
         width, height = wish.placement.bucket

@@ -103,7 +103,7 @@ class Batches:
         self.buckets = [place(picture.size, settings).bucket for picture in self.entries]
         self.per_epoch = batch_count(bucket_counts(dataset, settings), settings.train_batch_size)
         self._closing = ExitStack()
-        self._encoder = Encoder(model.vae, self.device, report)
+        self._encoder = Encoder(model.vae, self.device, report, settings.vae_batch_size)
         self._latents: Latents | None = None
         self._resized: dict[Path, Pixels] = {}
         if caches_latents(settings):

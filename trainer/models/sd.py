@@ -44,8 +44,9 @@ def load(
         from trainer.models.vae import load_vae
 
         parts["vae"], vae_source = load_vae(settings.vae, identity.family, dtypes["vae"])
-    for part in parts.values():
-        part.requires_grad_(False).eval().to(device)
+    for name, part in parts.items():
+        waits = name == "unet" and settings.lowvram  # and comes layer by layer
+        part.requires_grad_(False).eval().to("cpu" if waits else device)
     scheduler = _scheduler(configs, identity.family)
     prediction = identity.prediction or ("v_prediction" if settings.v_parameterization else "epsilon")
     return Model(

@@ -334,6 +334,13 @@ def _of_lycoris(pairs: Mapping[str, str], raw: Mapping[str, Any]) -> dict[str, A
     return ours
 
 
+def _attention(raw: dict[str, Any], report: Loaded) -> None:
+    word = str(raw.get("xformers", "")).lower()
+    if word in ("true", "1", "false", "0"):
+        after = "xformers" if word in ("true", "1") else "none"
+        change(raw, report, "xformers", after, "the tick became a choice of CrossAttention")
+
+
 def _noise_type(raw: dict[str, Any], report: Loaded) -> None:
     if raw.get("noise_offset_type") == "Multires" and _number(raw.get("noise_offset")):
         change(raw, report, "noise_offset", 0.0, "Noise offset type was Multires, with which it had no effect")
@@ -359,7 +366,7 @@ def _numbers_with_another_meaning(raw: dict[str, Any], report: Loaded) -> None:
 
 
 REWRITES: tuple[Callable[[dict[str, Any], Loaded], None], ...] = (
-    _additional_parameters, _renamed, _argument_lists, _lora_type, _one_part_only, _rates, _seed, _optimizer, _noise_type,
+    _additional_parameters, _renamed, _argument_lists, _lora_type, _one_part_only, _rates, _seed, _optimizer, _attention, _noise_type,
     _numbers_with_another_meaning,
 )  # fmt: skip
 
