@@ -2,6 +2,7 @@
 
 import os
 import sys
+import tempfile
 from collections.abc import Callable
 from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
@@ -9,6 +10,7 @@ from pathlib import Path
 from trainer import runfolder
 from trainer.declare import Problem, Section
 from trainer.jobs import Job, jobs
+from trainer.processes import here
 from trainer.report import speak_plainly
 from trainer.workspace import VARIABLE
 
@@ -91,6 +93,10 @@ def run_here(job: Job, settings: Section) -> int:
     from trainer.execution import run
     from trainer.progress import Bar, Both, Diary, Tee
 
+    place = here()
+    if place is not None and not place.is_main:  # under torchrun: the main process makes the run folder
+        with tempfile.TemporaryDirectory() as nowhere:
+            return run(job, Path(nowhere), settings)
     folder = runfolder.create(job.name, getattr(settings, "output_name", "") or job.name, settings)
     print(folder, flush=True)
     bar = Bar(sys.stderr)

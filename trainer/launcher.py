@@ -21,11 +21,10 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import psutil
-
 from trainer import reasons, runfolder
+from trainer.flags import Launch
 from trainer.meeting import LOOK_EVERY, STOP, Meeting, interface_of
-from trainer.processes import GONE, LAUNCHER, Launch, Place
+from trainer.processes import GONE, LAUNCHER, Place
 from trainer.report import Failure
 from trainer.workspace import PROJECT
 
@@ -90,8 +89,8 @@ def _watch(crew: PContext, wanted: Launch, meeting: Meeting, report: Reporter) -
     ended = 0.0
     while (result := crew.wait(0)) is None:
         meeting.live()
-        if report.stopping() and not meeting.is_main:
-            meeting.say(STOP)
+        if not meeting.is_main and (command := report.command()):
+            _pass_on(command, meeting, report)
         if meeting.machines > 1 and meeting.is_main and meeting.heard(STOP):
             report.stop()
         if meeting.is_main and report.ended is None:
@@ -101,6 +100,14 @@ def _watch(crew: PContext, wanted: Launch, meeting: Meeting, report: Reporter) -
             return None
         time.sleep(LOOK_EVERY)
     return why(result.failures, wanted, report.folder)
+
+
+def _pass_on(command: str, meeting: Meeting, report: Reporter) -> None:
+    """From another machine only a stop reaches the run."""
+    if command == "stop":
+        meeting.say(STOP)
+    else:
+        report.note(f"Ask for this on the main machine, {meeting.host}: it shows and saves the run.", key=command)
 
 
 # Processes.

@@ -1,7 +1,7 @@
 """Where the processes of a run find each other: torch's key-value store, kept by the launcher of the main machine.
 
-On one machine it listens on the loopback alone. Several machines meet at "Main process IP" and "Main process port": each
-launcher says which settings it has and waits until all have come; later they pass on a stop, and how the run ended.
+On one machine it listens on the loopback alone. Several machines meet at "Main process IP" and "Main process port":
+each launcher says which settings it has and waits until all have come; later they pass on a stop, and how it ended.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 import psutil
 
 from trainer.declare import settings_of
-from trainer.processes import KNOWN, Launch
+from trainer.flags import KNOWN, Launch
 from trainer.report import Failure, Stopped
 
 if TYPE_CHECKING:
@@ -105,8 +105,8 @@ class Meeting:
             if time.monotonic() > self._until:
                 raise Failure(
                     f"Nobody answered at {self.host}:{port} within {self.launch.wait:g} seconds ({trouble}).",
-                    "Start the run on the machine with Machine rank 0, too; check that Main process IP and Main process "
-                    "port are the same there, and that its firewall lets the port through.",
+                    "Start the run on the machine with Machine rank 0, too; check that Main process IP and Main "
+                    "process port are the same there, and that its firewall lets the port through.",
                     "main_process_ip",
                 )
             time.sleep(min(0.5, self.launch.wait / 10))
@@ -236,7 +236,9 @@ class Meeting:
             yield
         except RuntimeError as error:
             reason = f"The main machine at {self.where} does not answer any more."
-            raise Failure(reason, "Its page or log tells why; Resume there goes on from the last saved state.") from error
+            raise Failure(
+                reason, "Its page or log tells why; Resume there goes on from the last saved state."
+            ) from error
 
 
 def alike(s: Settings) -> dict[str, Any]:

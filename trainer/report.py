@@ -63,14 +63,14 @@ class Reporter:
         self._status: dict[str, Any] = {
             "job": job, "name": name, "state": "running", "phase": "", "done": 0, "total": 0,
             "step": 0, "steps": 0, "epoch": 0, "epochs": 0, "loss": None, "average": None, "rate": None, "eta": None,
-            "lr": {}, **(process or runfolder.identity()), "heartbeat": time.time(), "started": time.time(), "last_saved": "",
-            "samples": 0, "skipped": 0, "reason": "", "advice": "",
+            "lr": {}, **(process or runfolder.identity()), "heartbeat": time.time(), "started": time.time(),
+            "last_saved": "", "samples": 0, "skipped": 0, "reason": "", "advice": "",
         }  # fmt: skip
         self._dirty = False
         self._written = self._noted = 0.0
         self._commands: deque[str] = deque()
         self._stop = False
-        self._passed_on = self._silent = False
+        self._silent = False
         self._looked = 0.0
         self._closed = threading.Event()
         self._lent_from: int | None = None
@@ -175,8 +175,8 @@ class Reporter:
 
     @contextmanager
     def lent(self) -> Iterator[None]:
-        """Inside, another process reports in this folder. What it says is passed on to the listener, and a stop that
-        was asked of us to it; if it says how the run ended, that stands."""
+        """Inside, another process reports in this folder. What it says is passed on to the listener, and what was asked
+        of us to it; if it says how the run ended, that stands."""
         with self._lock:
             self._write_out()
             path = self.folder / runfolder.EVENTS
@@ -197,10 +197,9 @@ class Reporter:
             HANDLERS[event.kind](self, event)
             if self._listen is not None:
                 self._listen(event)
-        if self._stop and not self._passed_on:
-            self._passed_on = True
+        while self._commands:
             with suppress(OSError):
-                runfolder.command(self.folder, "stop")
+                runfolder.command(self.folder, self._commands.popleft())
 
     def close(self) -> None:
         """Write out everything and end the thread; the folder then is at rest."""
@@ -215,7 +214,7 @@ class Reporter:
 
     def _look(self) -> None:
         now = time.monotonic()
-        if now - self._looked < LOOK_EVERY:
+        if now - self._looked < LOOK_EVERY or self._lent_from is not None:
             return
         self._looked = now
         found = sorted((self.folder / runfolder.CONTROL).glob("*.json"), key=_age)

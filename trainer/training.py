@@ -5,8 +5,9 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from trainer.declare import Problem, Section
+from trainer.flags import launch_of
 from trainer.jobs import Job
-from trainer.processes import here, launch_of, take_device
+from trainer.processes import here, take_device
 from trainer.settings import Settings
 
 if TYPE_CHECKING:
@@ -47,7 +48,7 @@ class Training(Job):
             return
         if place is not None:  # whoever started several processes decides how many
             wanted = replace(wanted, settings=wanted.settings.changed(num_processes=place.size))
-        take_device(wanted, place)
+        take_device(wanted.settings, place, wanted.on_the_processor)
         from trainer.train import train
 
         train(wanted.settings, report)
