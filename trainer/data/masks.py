@@ -27,10 +27,10 @@ def draw_mask(width: int, height: int, rng: np.random.Generator) -> Mask:
 
 
 def _box(width: int, height: int, rng: np.random.Generator) -> tuple[float, float, float, float]:
-    """A box of an eighth to three quarters of each side, somewhere in the picture."""
-    across, down = (side * rng.uniform(0.125, 0.75) for side in (width, height))
-    left, top = rng.uniform(0, width - across), rng.uniform(0, height - down)
-    return left, top, left + across, top + down
+    """A box of an eighth of each side up to all of it, its middle anywhere in the picture."""
+    across, down = (side * rng.uniform(0.125, 1) for side in (width, height))
+    x, y = rng.uniform(0, width), rng.uniform(0, height)
+    return x - across / 2, y - down / 2, x + across / 2, y + down / 2
 
 
 def _rectangle(draw: ImageDraw.ImageDraw, width: int, height: int, rng: np.random.Generator) -> None:

@@ -1,5 +1,8 @@
 """Fetching a model by its name on the hub: only the files that training needs."""
 
+import errno
+import hashlib
+import shutil
 from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -42,9 +45,11 @@ def download(name: str, report: "Reporter") -> Path:
     except RepositoryNotFoundError as error:
         raise Failure(f"The hub has no model named {name}.", "Check the name, or choose a file.", key=KEY) from error
     except (OSError, HTTPError) as error:
+        if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+            raise _full(name, 0) from error
         raise Failure(
             f"{name} could not be downloaded: the model hub cannot be reached.",
-            f"Connect to the internet and start again, or {by_hand(name)}",
+            f"Connect to the internet and start again (what has arrived is kept), or {by_hand(name)}",
             key=KEY,
         ) from error
 
@@ -90,13 +95,72 @@ def _fetch(name: str, report: "Reporter") -> Path:
         raise Failure(f"{name} is not a Stable Diffusion model in parts (a diffusers model).", by_hand(name), key=KEY)
     total = sum(sizes[file] for file in wanted)
     report.note(f"Downloading {name}: {total / 1e9:.1f} GB, kept for later runs. If it breaks off, it goes on there.", key=KEY)
-    show = _progress(report, total)
+    before = 0
     for file in wanted:
+        show = _progress(report, before, total)
+        if file.endswith(HEAVY):
+            _receive(name, file, info.sha, sizes[file], show)
         path = Path(hf_hub_download(name, file, revision=info.sha, tqdm_class=show))
+        before += sizes[file]
+        report.phase("downloading model", before, total)
         folder = path.parents[file.count("/")]
         if file == LAST_CONFIG and identify_folder(name, folder).family not in SUPPORTED:
             break  # `load_model` says of which family it is; its weights are not needed for that
     return folder
+
+
+HEAVY = (".safetensors", ".bin")
+
+
+def _receive(name: str, file: str, revision: str, size: int, show: Any) -> None:
+    """Put a large file into the hub's cache, where `hf_hub_download` then finds it.
+
+    That function starts anew whenever the line breaks for more than a few seconds; here what has arrived stays in
+    `blobs/<hash>.part` and the next attempt, in this run or another, asks for the rest alone.
+    """
+    from urllib.parse import urlparse
+
+    from filelock import FileLock
+    from huggingface_hub import constants, hf_hub_url
+    from huggingface_hub.file_download import get_hf_file_metadata, http_get, repo_folder_name
+    from huggingface_hub.utils import build_hf_headers
+
+    url, headers = hf_hub_url(name, file, revision=revision), build_hf_headers()
+    about = get_hf_file_metadata(url, headers=headers)
+    if about.etag is None:
+        return
+    blob = Path(constants.HF_HUB_CACHE) / repo_folder_name(repo_id=name, repo_type="model") / "blobs" / about.etag
+    if urlparse(about.location).netloc != urlparse(url).netloc:
+        headers.pop("authorization", None)  # the token is for the hub alone, not for where it keeps its files
+    partial = blob.with_name(f"{about.etag}.part")
+    partial.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(f"{partial}.lock"):
+        if blob.exists():
+            return
+        here = partial.stat().st_size if partial.exists() else 0
+        if here > (about.size or size):
+            partial.unlink()
+            here = 0
+        if shutil.disk_usage(partial.parent).free < (about.size or size) - here:
+            raise _full(name, (about.size or size) - here)
+        with partial.open("ab") as out:
+            http_get(
+                about.location, out, resume_size=here, headers=headers, expected_size=about.size, tqdm_class=show
+            )
+        if here and len(about.etag) == 64 and _sha256(partial) != about.etag:
+            partial.unlink()
+            raise OSError(f"{file} arrived damaged")
+        partial.replace(blob)
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _full(name: str, size: int) -> Failure:
+    needs = f" {size / 1e9:.1f} GB are still to come." if size else ""
+    return Failure(f"The disk is too full for {name}.{needs}", "Free some space, or choose another model.", key=KEY)
 
 
 def needed(files: Iterable[str]) -> list[str] | None:
@@ -120,20 +184,18 @@ def needed(files: Iterable[str]) -> list[str] | None:
     return wanted if "model_index.json" in have else None
 
 
-def _progress(report: "Reporter", total: int) -> Any:
-    """A progress bar class that tells the run how many bytes of all files are here."""
+def _progress(report: "Reporter", before: int, total: int) -> Any:
+    """A progress bar class that tells the run how many bytes of all files are here; `before` are of earlier ones."""
     from huggingface_hub.utils import tqdm
-
-    done = 0
 
     class Bytes(tqdm):  # type: ignore[misc, valid-type]
         def __init__(self, *args: Any, **options: Any) -> None:
             super().__init__(*args, **{**options, "disable": True})
+            self.here = int(options.get("initial") or 0)  # what an earlier attempt left
 
         def update(self, n: float | None = 1) -> bool | None:
-            nonlocal done
-            done += int(n or 0)
-            report.phase("downloading model", min(done, total), total)
+            self.here += int(n or 0)
+            report.phase("downloading model", min(before + self.here, total), total)
             return None
 
     return Bytes

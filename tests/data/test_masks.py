@@ -1,0 +1,101 @@
+"""What inpainting models are shown: masks of useful sizes, repeatable, and in the right place in a batch."""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from tests.tiny import listener, tiny_model
+from tests.trainings import make_pictures
+from trainer.data.chance import Choice, generator
+from trainer.data.dataset import scan
+from trainer.data.loader import Batch, Batches
+from trainer.data.masks import draw_mask
+from trainer.settings import Settings
+
+
+def masks(count: int, width: int = 96, height: int = 64) -> list[np.ndarray]:
+    return [draw_mask(width, height, generator(Choice.MASK, 1, 1, entry)) for entry in range(count)]
+
+
+def test_a_quarter_hides_everything_and_the_rest_much_or_little() -> None:
+    shares = np.array([mask.mean() for mask in masks(2000)])
+    assert abs((shares == 1).mean() - 0.25) < 0.03
+    some = shares[shares < 1]
+    assert some.min() > 0
+    assert 0.25 < some.mean() < 0.55
+    assert np.histogram(some, bins=(0, 0.2, 0.4, 0.6, 0.8, 1))[0].min() > 15
+
+
+def test_masks_have_the_size_asked_for_and_repeat() -> None:
+    one, two = masks(20), masks(20)
+    assert {mask.shape for mask in one} == {(64, 96)}
+    assert {mask.dtype for mask in one} == {np.dtype(np.bool_)}
+    assert all(np.array_equal(a, b) for a, b in zip(one, two, strict=True))
+    assert len({mask.tobytes() for mask in one}) > 12
+
+
+def test_every_place_is_hidden_now_and_then() -> None:
+    share = np.mean([mask for mask in masks(2000) if not mask.all()], axis=0)
+    assert share.min() > 0.05
+    assert share.max() < 0.8
+
+
+def batches(folder: Path, **values: object) -> list[Batch]:
+    s = Settings(train_data_dir=str(folder), max_resolution="64,64", min_bucket_reso=64, seed=4, **values)  # type: ignore[arg-type]
+    model = tiny_model(inpainting=bool(values.get("train_inpainting")))
+    with Batches(s, scan(s), model, listener_with_track(), "cpu") as found:
+        return list(found.epoch(1))
+
+
+def listener_with_track() -> object:
+    heard = listener()
+    heard.track = lambda items, phase, total=None: items
+    heard.stopping = lambda: False
+    return heard
+
+
+def test_what_is_hidden_is_grey_in_the_latents_beside(tmp_path: Path) -> None:
+    """The five channels are the mask at every eighth pixel and the VAE's answer to the picture with grey in it."""
+    (batch,) = (one for one in batches(make_pictures(tmp_path, 1, 1), train_inpainting=True, flip_aug=False))
+    assert batch.inpainting is not None
+    assert batch.inpainting.shape == (1, 5, *batch.latents.shape[2:])
+    mask = draw_mask(64, 64, generator(Choice.MASK, 4, 1, 0))
+    assert torch.equal(batch.inpainting[0, 0], torch.from_numpy(mask[::8, ::8]).float())
+
+    from trainer.data.buckets import place
+    from trainer.data.latents import Wish, pixels_of
+
+    picture = scan(Settings(train_data_dir=str(tmp_path))).entries()[0]
+    s = Settings(max_resolution="64,64", min_bucket_reso=64)
+    pixels = torch.from_numpy(pixels_of(Wish(picture, place(picture.size, s)))).permute(2, 0, 1).float() / 127.5 - 1
+    vae = tiny_model(inpainting=True).vae
+    seed = int(generator(Choice.MASKED_LATENT, 4, 1, 0).integers(2**63))
+    noise = torch.randn(4, 8, 8, generator=torch.Generator().manual_seed(seed))
+    with torch.no_grad():
+        found = vae.encode((pixels * ~torch.from_numpy(mask)).unsqueeze(0)).latent_dist
+    expected = (found.mean + found.std * noise) * 0.18215
+    torch.testing.assert_close(batch.inpainting[:, 1:], expected, atol=1e-5, rtol=1e-5)
+
+
+def test_masks_change_with_the_epoch_and_nothing_is_cached(tmp_path: Path) -> None:
+    folder = make_pictures(tmp_path, 2, 2)
+    plain = batches(folder)
+    hidden = batches(folder, train_inpainting=True, cache_latents=True)
+    assert all(batch.inpainting is None for batch in plain)
+    assert len({batch.inpainting.numpy().tobytes() for batch in hidden if batch.inpainting is not None}) == 4
+    again = batches(folder, train_inpainting=True, cache_latents=False)
+    for one, other in zip(hidden, again, strict=True):
+        assert torch.equal(one.latents, other.latents)
+        assert one.inpainting is not None
+        assert other.inpainting is not None
+        assert torch.equal(one.inpainting, other.inpainting)
+
+
+def test_sizes_go_with_their_pictures(tmp_path: Path) -> None:
+    for batch in batches(make_pictures(tmp_path, 4, 1), train_batch_size=2, flip_aug=True):
+        assert batch.sizes.dtype == torch.float32
+        for picture, row in zip(batch.pictures, batch.sizes.tolist(), strict=True):
+            height, width = batch.latents.shape[2] * 8, batch.latents.shape[3] * 8
+            assert row[:2] == [picture.size[1], picture.size[0]]
+            assert row[4:] == [height, width]
