@@ -19,11 +19,10 @@ from importlib import metadata as packages
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from trainer.adapters import ADAPTERS, types_with
+from trainer.adapters import ADAPTERS
+from trainer.adapters.arguments import network_args
 from trainer.data.dataset import caches_latents
-from trainer.declare import settings_of
 from trainer.report import Failure
-from trainer.settings.lycoris import Lycoris
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -118,8 +117,8 @@ def metadata(
         "lr_warmup_steps": plan.warmup_steps,
         "max_token_length": settings.max_token_length if settings.max_token_length > 75 else None,
         "max_train_steps": plan.steps,
-        "network_alpha": float(settings.network_alpha if adapter is None else adapter.alpha),
-        "network_dim": settings.network_dim if adapter is None else adapter.dim,
+        "network_alpha": float(adapter.alpha if adapter and settings.dim_from_weights else settings.network_alpha),
+        "network_dim": adapter.dim if adapter and settings.dim_from_weights else settings.network_dim,
         "network_module": ADAPTERS[settings.LoRA_type].network_module,
         "num_batches_per_epoch": -(-plan.batches_per_epoch // plan.processes),
         "num_epochs": plan.epochs,
@@ -136,7 +135,9 @@ def metadata(
         "training_started_at": progress.started,
         "training_finished_at": time.time(),
     }
-    if arguments := network_args(settings, adapter):
+    if adapter is not None and settings.dim_from_weights:
+        settings = settings.changed(conv_dim=adapter.conv_dim, conv_alpha=adapter.conv_alpha)
+    if arguments := network_args(settings):
         values["network_args"] = _json(arguments)
     ours = {f"ss_{name}": str(value) for name, value in sorted(values.items())}
     return ours | _modelspec(settings, model, architecture)
@@ -202,31 +203,6 @@ def tag_frequency(subsets: Iterable["Subset"]) -> dict[str, dict[str, int]]:
         parts = (part.strip().lower() for picture in subset.pictures for part in picture.caption.split(","))
         counts.setdefault(subset.name, Counter()).update(part for part in parts if part)
     return {name: dict(count) for name, count in counts.items()}
-
-
-LYCORIS_ARGS = {"LyCORIS_preset": "preset", "constrain": "constraint", "unit": "block_size"}
-"""Settings that LyCORIS calls differently."""
-
-
-def network_args(settings: "Settings", adapter: "Adapter | None" = None) -> dict[str, Any]:
-    """Arguments of the network beyond rank and alpha, as Kohya's command line would be given them."""
-    row = ADAPTERS[settings.LoRA_type]
-    of_lycoris = row.network_module == "lycoris.kohya"
-    given: dict[str, Any] = {"algo": row.algo} if of_lycoris else {}
-    for item in settings_of(Lycoris):
-        value = getattr(settings, item.name)
-        if item.name in row.options and (value != item.default or item.name == "LyCORIS_preset"):
-            given[LYCORIS_ARGS.get(item.name, item.name) if of_lycoris else item.name] = str(value)
-    if settings.LoRA_type in types_with("conv_dim"):
-        rank, alpha = (
-            (settings.conv_dim, settings.conv_alpha) if adapter is None else (adapter.conv_dim, adapter.conv_alpha)
-        )
-        given |= {"conv_dim": str(rank), "conv_alpha": str(float(alpha))}
-    dropouts = {name: getattr(settings, name) for name in ("rank_dropout", "module_dropout")}
-    given |= {name: str(value) for name, value in dropouts.items() if value}
-    if given and settings.network_dropout:
-        given["dropout"] = settings.network_dropout
-    return given
 
 
 def optimizer_name(settings: "Settings") -> str:

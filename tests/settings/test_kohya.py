@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from trainer.adapters import ADAPTERS
+from trainer.adapters.arguments import network_args
 from trainer.declare import by_name, validate
 from trainer.settings import Settings
 from trainer.settings.kohya import Unreadable, load, read
@@ -23,7 +24,7 @@ from trainer.settings.kohya import Unreadable, load, read
         ("network_dim", 100000, 100000), ("caption_extension", ".txt2", ".txt2"), ("max_token_length", "225", 225),
         ("lr_scheduler_num_cycles", "", 1), ("enable_bucket", "false", False), ("max_resolution", "512x650", "512,650"),
         ("network_alpha", 0, 1.0), ("bucket_reso_steps", 1, 8), ("save_model_as", "same as source model", "safetensors"),
-        ("LoRA_type", "LoCon", "Kohya LoCon"), ("prior_loss_weight", 0, 0.0), ("max_grad_norm", 0, 0.0),
+        ("LoRA_type", "LoCon", "LyCORIS/LoCon"), ("prior_loss_weight", 0, 0.0), ("max_grad_norm", 0, 0.0),
     ],
 )  # fmt: skip
 def test_value_shapes(key: str, written: Any, meant: Any) -> None:
@@ -217,7 +218,104 @@ def test_arguments_of_lycoris_become_settings(arguments: list[str], wanted: dict
 
 @pytest.mark.parametrize(
     ("module", "kind"),
-    [("networks.loha", "Kohya LoHa"), ("networks.lokr", "Kohya LoKr"), ("networks.dylora", "Kohya DyLoRA")],
-)
+    [("networks.loha", "Kohya LoHa"), ("networks.lokr", "Kohya LoKr"), ("networks.dylora", "Kohya DyLoRA"),
+     ("networks.lora_fa", "LoRA-FA")],
+)  # fmt: skip
 def test_network_modules_of_sd_scripts_become_lora_types(module: str, kind: str) -> None:
-    assert read({"network_module": module}).values == {"LoRA_type": kind}
+    """What a file does not say has the scripts' own defaults: rank 4, and no convolutions."""
+    assert read({"network_module": module}).values == {"LoRA_type": kind, "network_dim": 4, "conv_dim": 0}
+    rest = {"network_dim": 16, "network_args": ["conv_dim=16", "conv_alpha=4"]}
+    wanted = {"LoRA_type": kind, "network_dim": 16, "conv_dim": 16}
+    alpha = 1.0 if module == "networks.dylora" else 4.0  # where convolutions have the others' alpha
+    assert read({"network_module": module, **rest}).values == {**wanted, "conv_alpha": alpha}
+
+
+def test_network_arguments_in_a_line_and_unknown_ones() -> None:
+    found = read({"network_module": "networks.lora", "network_args": '"down_lr_weight=sine+0.5" block_dims=1,2 colour=red'})
+    assert found.values == {
+        "LoRA_type": "Standard", "network_dim": 4, "down_lr_weight": "sine+0.5", "block_dims": "1,2",
+    }  # fmt: skip
+    assert [(item.key, bool(item.why)) for item in found.ignored] == [("network_args colour", True)]
+
+
+def test_a_network_module_beside_a_lora_type() -> None:
+    found = read({"LoRA_type": "LoRA-FA", "network_module": "networks.lora", "network_args": ["conv_dim=4"]})
+    assert found.values == {"LoRA_type": "LoRA-FA"}
+    assert [item.key for item in found.ignored] == ["network_module"]
+
+
+def test_a_module_that_is_not_offered_is_a_problem() -> None:
+    (problem,) = read({"network_module": "networks.oft", "network_dim": 4}).problems
+    assert (problem.label, "networks.oft" in problem.message) == ("LoRA type", True)
+
+
+def test_what_the_kohya_gui_shows_and_does_not_use() -> None:
+    """LoRA-FA's convolution rank and DyLoRA's convolution alpha have no effect there, and would have one here."""
+    fa = read({"LoRA_type": "LoRA-FA", "conv_dim": 8})
+    assert (fa.settings.conv_dim, [item.key for item in fa.changed]) == (0, ["conv_dim"])
+    sizes = {"network_dim": 8, "network_alpha": 2, "conv_dim": 8, "conv_alpha": 4}
+    dylora = read({"LoRA_type": "Kohya DyLoRA", **sizes})
+    assert (dylora.settings.conv_alpha, [item.key for item in dylora.changed]) == (2, ["conv_alpha"])
+    for kind in ("LoRA-FA", "Kohya DyLoRA"):
+        own = Settings(LoRA_type=kind, **sizes)
+        assert read(own.public()).settings == own
+
+
+@pytest.mark.parametrize(
+    ("written", "meant", "changes"),
+    [([5e-5, 5e-5], 5e-5, 0), ([5e-5, 1e-5], 5e-5, 1), ("5e-5, 1e-5", 5e-5, 1), ("[5e-5,5e-5]", 5e-5, 0), ([3e-4], 3e-4, 0)],
+)
+def test_one_or_two_text_encoder_rates(written: Any, meant: float, changes: int) -> None:
+    found = read({"text_encoder_lr": written})
+    assert (found.settings.text_encoder_lr, found.problems, len(found.changed)) == (meant, [], changes)
+
+
+BLOCKS: dict[str, Any] = {
+    "down_lr_weight": "0,0.5,1,1,1,1,1,1,1,1,1,1", "mid_lr_weight": "0.5", "up_lr_weight": "cosine+.25",
+    "block_lr_zero_threshold": "0.1", "block_dims": ",".join(["4"] * 25), "block_alphas": ",".join(["1.5"] * 25),
+    "conv_block_dims": ",".join(["2"] * 25), "conv_block_alphas": ",".join(["1"] * 25),
+}  # fmt: skip
+
+
+def test_blocks_are_texts_as_in_the_kohya_gui() -> None:
+    assert read({"LoRA_type": "Standard", **BLOCKS}).values == {"LoRA_type": "Standard", **BLOCKS}
+    assert {type(Settings(**BLOCKS).public()[key]) for key in BLOCKS} == {str}
+    old = read({"conv_dims": "1,2", "conv_alphas": ""})
+    assert old.values == {"conv_block_dims": "1,2"}
+
+
+ARGUMENTS: dict[str, dict[str, Any]] = {
+    "Standard": BLOCKS,
+    "Kohya LoCon": {"conv_dim": 4, "conv_alpha": 2.0, "rank_dropout": 0.1, "loraplus_lr_ratio": 16.0},
+    "LoRA-FA": {"conv_dim": 4, "conv_alpha": 2.0, "module_dropout": 0.25, **BLOCKS},
+    "Kohya DyLoRA": {"conv_dim": 0, "unit": 4, "loraplus_unet_lr_ratio": 4.0},
+    "Kohya LoKr": {"conv_dim": 4, "conv_alpha": 2.0, "factor": 8, "use_tucker": True},
+    "LyCORIS/LoKr": {"LyCORIS_preset": "attn-mlp", "conv_dim": 4, "conv_alpha": 2.0, "decompose_both": True},
+    "LyCORIS/Diag-OFT": {"constrain": 0.001, "rescaled": True, "train_norm": True, "conv_dim": 4},
+    "LyCORIS/DyLoRA": {"unit": 2, "conv_dim": 2, "conv_alpha": 1.0, "network_dropout": 0.1},
+    "LyCORIS/iA3": {"train_on_input": False},
+}
+
+
+@pytest.mark.parametrize("kind", ARGUMENTS)
+def test_what_is_written_into_a_file_is_read_back(kind: str) -> None:
+    """ss_network_module and ss_network_args of a file, given as a settings file, are the settings it was made with."""
+    s = Settings(LoRA_type=kind, **ARGUMENTS[kind])
+    arguments = network_args(s)
+    raw = {
+        "network_module": ADAPTERS[kind].network_module, "network_dim": s.network_dim, "network_alpha": s.network_alpha,
+        "network_args": [f"{name}={value}" for name, value in arguments.items()],
+    }  # fmt: skip
+    found = read(raw)
+    assert not found.problems
+    assert not found.ignored
+    known = ADAPTERS[kind].options
+    assert {key: getattr(found.settings, key) for key in known} == {key: getattr(s, key) for key in known}
+
+
+def test_arguments_that_are_off_are_not_written() -> None:
+    assert network_args(Settings()) == {}
+    assert network_args(Settings(LoRA_type="LoRA-FA", conv_dim=0)) == {}
+    assert network_args(Settings(LoRA_type="Kohya DyLoRA", conv_dim=0, network_dropout=0.5)) == {"unit": "1"}
+    # Without a rank for convolutions LoCon still adapts what is not spatial in resnets.
+    assert network_args(Settings(LoRA_type="Kohya LoCon", conv_dim=0)) == {"conv_dim": "0", "conv_alpha": "1.0"}

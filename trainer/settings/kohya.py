@@ -13,8 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from trainer.adapters import ADAPTERS
-from trainer.adapters.lycoris.presets import algorithm
+from trainer.adapters.arguments import meant
 from trainer.declare import Problem, Setting, by_name, nearest, parse, validate
 from trainer.settings import Settings
 
@@ -265,9 +264,15 @@ def _one_part_only(raw: dict[str, Any], report: Loaded) -> None:
 
 
 def _rates(raw: dict[str, Any], report: Loaded) -> None:
+    text = raw.get("text_encoder_lr")
+    if isinstance(text, str) and "," in text:
+        raw["text_encoder_lr"] = [word.strip() for word in text.strip("[]() ").split(",")]
     for key in ("text_encoder_lr", "learning_rate", "unet_lr"):
         if isinstance(raw.get(key), list) and raw[key]:
-            change(raw, report, key, raw[key][0], "the first of several rates; one text encoder has one rate")
+            if all(rate == raw[key][0] for rate in raw[key]):
+                raw[key] = raw[key][0]
+            else:
+                change(raw, report, key, raw[key][0], "the first of several rates; all text encoders learn at one")
     if _number(raw.get("text_encoder_lr")) == 0 == _number(raw.get("unet_lr")):
         for key in ("text_encoder_lr", "unet_lr"):
             change(raw, report, key, None, "both rates 0 meant: train both with Learning rate")
@@ -294,44 +299,47 @@ def _optimizer(raw: dict[str, Any], report: Loaded) -> None:
 
 def _lora_type(raw: dict[str, Any], report: Loaded) -> None:
     if raw.get("LoRA_type") == "LoCon":
-        change(raw, report, "LoRA_type", "Kohya LoCon", "the same method and the same file under the Kohya name")
-    module = raw.pop("network_module", None)
-    if module is not None and "LoRA_type" not in raw:
-        arguments = raw.pop("network_args", None) or []
-        pairs = dict(str(pair).partition("=")[::2] for pair in arguments) if isinstance(arguments, list) else {}
-        kind = _type_of(str(module), pairs)
-        raw["LoRA_type"] = kind or str(module)
-        if kind:
-            report.changed.append(Changed("LoRA_type", module, kind, "the type that this network module is"))
-        if module == LYCORIS:
-            pairs = _of_lycoris(pairs, raw)
-        raw.update({key: value for key, value in pairs.items() if key not in raw})
+        change(raw, report, "LoRA_type", "LyCORIS/LoCon", "it is called LyCORIS/LoCon now")
+    if "network_module" not in raw:
+        return
+    module = str(raw.pop("network_module"))
+    arguments = _pairs(raw.pop("network_args", None))
+    if "LoRA_type" in raw:
+        report.ignored.append(Ignored("network_module", "LoRA type, which the file also holds, says it all"))
+        return
+    kind, named = meant(module, arguments, raw.get("network_dim"), raw.get("network_alpha"))
+    raw["LoRA_type"] = kind or module
+    if kind:
+        report.changed.append(Changed("LoRA_type", module, kind, "the type that this network module is"))
+    for key, value in named.items():
+        if key in KNOWN:
+            raw.setdefault(key, value)
+        else:
+            report.ignored.append(Ignored(f"network_args {key}", _why_ignored(key, value)))
 
 
-LYCORIS = "lycoris.kohya"
-LYCORIS_ARGS = {
-    "preset": "LyCORIS_preset", "constraint": "constrain", "block_size": "unit", "dropout": "network_dropout",
-    "weight_decompose": "dora_wd", "use_conv_cp": "use_tucker",
-}  # fmt: skip
-"""What LyCORIS calls settings in its network arguments."""
+def _pairs(arguments: Any) -> dict[str, str]:
+    """Network arguments by name, from a list of name=value or one line of them."""
+    words = arguments.split() if isinstance(arguments, str) else arguments if isinstance(arguments, list) else ()
+    return dict(str(word).strip("\"' ").partition("=")[::2] for word in words)
 
 
-def _type_of(module: str, pairs: Mapping[str, str]) -> str | None:
-    """The LoRA type of a network module with these arguments."""
-    if module == "networks.lora":
-        return "Kohya LoCon" if _number(pairs.get("conv_dim")) else "Standard"
-    algo = algorithm(pairs.get("algo") or "lora") if module == LYCORIS else None
-    rows = (name for name, row in ADAPTERS.items() if row.network_module == module and algo in (None, row.algo))
-    return next(rows, None)
+OURS = "overwrite_output"
+"""A setting that only files of this program hold: what they say of convolutions is meant."""
 
 
-def _of_lycoris(pairs: Mapping[str, str], raw: Mapping[str, Any]) -> dict[str, Any]:
-    """The arguments under our names; convolutions have the other layers' rank and alpha if not said otherwise."""
-    ours: dict[str, Any] = {LYCORIS_ARGS.get(key, key): value for key, value in pairs.items() if key != "algo"}
-    for name, other in (("conv_dim", "network_dim"), ("conv_alpha", "network_alpha")):
-        if name not in ours and other in raw:
-            ours[name] = raw[other]
-    return ours
+def _unused_rank(raw: dict[str, Any], report: Loaded) -> None:
+    if raw.get("LoRA_type") == "LoRA-FA" and _number(raw.get("conv_dim")) and OURS not in raw:
+        why = "the Kohya GUI shows it for LoRA-FA and trains no convolutions; here it would"
+        change(raw, report, "conv_dim", 0, why)
+
+
+def _unused_alpha(raw: dict[str, Any], report: Loaded) -> None:
+    rank, alpha = _number(raw.get("conv_dim")), raw.get("network_alpha", KNOWN["network_alpha"].default)
+    if raw.get("LoRA_type") != "Kohya DyLoRA" or OURS in raw or not rank or rank != _number(raw.get("network_dim")):
+        return
+    if _number(raw.get("conv_alpha", KNOWN["conv_alpha"].default)) != _number(alpha):
+        change(raw, report, "conv_alpha", alpha, "Kohya's DyLoRA has Network Alpha for convolutions too")
 
 
 def _attention(raw: dict[str, Any], report: Loaded) -> None:
@@ -366,8 +374,8 @@ def _numbers_with_another_meaning(raw: dict[str, Any], report: Loaded) -> None:
 
 
 REWRITES: tuple[Callable[[dict[str, Any], Loaded], None], ...] = (
-    _additional_parameters, _renamed, _argument_lists, _lora_type, _one_part_only, _rates, _seed, _optimizer, _attention, _noise_type,
-    _numbers_with_another_meaning,
+    _additional_parameters, _renamed, _argument_lists, _unused_rank, _lora_type, _unused_alpha, _one_part_only, _rates,
+    _seed, _optimizer, _attention, _noise_type, _numbers_with_another_meaning,
 )  # fmt: skip
 
 
