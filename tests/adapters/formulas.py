@@ -101,7 +101,8 @@ def _butterfly(W: Tensor, R: Tensor, stage: int) -> Tensor:
     stride = side // 2 * 2**stage
     order = [group * 2 * stride + place + half * stride for group in range(len(W) // (2 * stride))
              for place in range(stride) for half in (0, 1)]  # fmt: skip
-    assert len(order) == count * side == len(W) and math.log2(count).is_integer()
+    assert len(order) == count * side == len(W)
+    assert math.log2(count).is_integer()
     new = torch.empty_like(W)
     for number, turn in enumerate(R):
         rows = order[number * side : (number + 1) * side]

@@ -24,8 +24,10 @@ def taught(**settings: Any) -> tuple[Model, Adapter]:
     generator = torch.Generator().manual_seed(1)
     with torch.no_grad():
         for name in adapter.layers:
-            for weight in adapter.weights(name).values():
-                weight.copy_(torch.randn(weight.shape, generator=generator) * 0.2)
+            for ending, weight in adapter.trained(name).items():
+                value = torch.randn(weight.shape, generator=generator) * 0.2
+                # Lengths and factors keep their size: random ones would leave nothing of the model.
+                weight.copy_(weight + value if ending in ("dora_scale", "rescale", "scalar") else value)
     return model, adapter
 
 

@@ -50,7 +50,7 @@ EVERYWHERE = "Every program that reads LoRA files can use it: ComfyUI, Forge, AU
 NOT_DIFFUSERS = "ComfyUI, Forge and LyCORIS can use it; diffusers cannot."
 TURNED = "ComfyUI and LyCORIS can use it; Forge and diffusers cannot."
 WHOLE = "LyCORIS and ComfyUI can use it; diffusers cannot."
-NOBODY = "No known program can use it; this one can go on from it, and merge it."
+NOBODY = "No known program can use it; this one can go on from it."
 
 KOHYA = "trainer.adapters"
 ENGINE = "trainer.adapters.lycoris.engine.Lycoris"
@@ -110,6 +110,7 @@ ADAPTERS = Registry(
     },
 )  # fmt: skip
 
+OF_DORA = "LyCORIS can use it; in ComfyUI and Forge 10 to 17 % of the effect differs"
 OTHER_READERS = (
     ("lokr", "use_tucker", "No known program can use a LoKr with Tucker decomposition; untick it to share the file."),
     ("lokr", "use_cp", "No known program can use a LoKr with CP decomposition; untick it to share the file."),

@@ -85,10 +85,10 @@ def unit(s: Settings) -> Iterator[Problem]:
 def widths(s: Settings) -> Iterator[Problem]:
     """Factors and block sizes that do not fit the model's layers."""
     row = ADAPTERS[s.LoRA_type]
-    if s.dim_from_weights or not (row.algo == "boft" or (row.algo == "lokr" and s.factor > 0)):
+    if s.dim_from_weights or not (row.algo in ("boft", "diag-oft") or (row.algo == "lokr" and s.factor > 0)):
         return
-    for key, message in complaints(row.algo, s, _layers(s)):
-        yield problem(key, message)
+    for found in complaints(row.algo, s, _layers(s)):
+        yield problem(found.key, found.message, {found.key: found.possible}, f"Use {found.possible}")
 
 
 def _layers(s: Settings) -> list[tuple[int, int, bool]]:

@@ -73,7 +73,8 @@ class Lycoris(Adapter):
             target: update_class(_algo(target)).plan_for(_algo(target), target.layer, _own(target))
             for target in everything
         }
-        _check_fit(plans)
+        if not settings.dim_from_weights:
+            _check_fit(plans)
         return {target: plan for target, plan in plans.items() if plan is not None}
 
     # Files
@@ -217,5 +218,6 @@ def _check_fit(plans: Mapping[Target, Plan | None]) -> None:
             widths.setdefault((_algo(target), id(_own(target))), []).append((out, inner, target.is_spatial))
     settings = {id(_own(target)): _own(target) for target in plans}
     for (algo, key), layers in widths.items():
-        for name, sentence in complaints(algo, settings[key], layers):
-            raise Failure(f"{label(name)}: {sentence}", f"Change {label(name)}.", name)
+        for found in complaints(algo, settings[key], layers):
+            name = label(found.key)
+            raise Failure(f"{name}: {found.message}", f"Set {name} to {found.possible}.", found.key)
