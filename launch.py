@@ -65,11 +65,18 @@ class Command:
     extras: frozenset[str]
     help: str
     uses_card: bool = False
+    alone: tuple[str, ...] = ()
+    """What the word means when nothing follows it."""
 
+
+SHARED = ("-n", "auto", "--maxprocesses", "4", "--dist", "loadfile")
+"""The whole suite is shared among processes, one a core; for the few tests that somebody names one is enough."""
 
 COMMANDS = {
     "page": Command(("app",), frozenset({"page"}), "open the page (so does no command at all)", True),
-    "test": Command(("pytest",), frozenset({"page", "test"}), "run the whole test suite, or: test PYTEST-ARGUMENTS"),
+    "test": Command(
+        ("pytest",), frozenset({"page", "test"}), "run the whole test suite, or: test PYTEST-ARGUMENTS", alone=SHARED
+    ),
     "check": Command(("trainer", "check"), frozenset(), "check FILE [--set key=value ...]: say what would be trained"),
     "train": Command(
         ("trainer", "train"), frozenset(), "train FILE [--set key=value ...]: train without the page", True
@@ -184,7 +191,7 @@ def choose_command(arguments: list[str]) -> tuple[Command, list[str]]:
                 raise Problem(
                     f"{option} is not an option{nearest(option, known)}. `python launch.py --help` lists them."
                 )
-    return COMMANDS[word], rest
+    return COMMANDS[word], rest or list(COMMANDS[word].alone)
 
 
 def nearest(word: str, known: Iterable[str]) -> str:
