@@ -69,7 +69,7 @@ class Command:
     """What the word means when nothing follows it."""
 
 
-SHARED = ("-n", "auto", "--maxprocesses", "4", "--dist", "loadfile")
+SHARED = ("-n", "logical", "--maxprocesses", "4", "--dist", "loadfile")
 """The whole suite is shared among processes, one a core; for the few tests that somebody names one is enough."""
 
 COMMANDS = {

@@ -377,7 +377,7 @@ def test_a_terminal_sees_what_a_step_is_at(log: Path, monkeypatch: pytest.Monkey
             "page",
             ["--listen=0.0.0.0", "--allow", "/data", "--allow", "/more"],
         ),
-        ("test", "test", ["-n", "auto", "--maxprocesses", "4", "--dist", "loadfile"]),
+        ("test", "test", ["-n", "logical", "--maxprocesses", "4", "--dist", "loadfile"]),
         ("test -k buckets --co", "test", ["-k", "buckets", "--co"]),
         ("check a.json --set epoch=2", "check", ["a.json", "--set", "epoch=2"]),
         ("train a.json --workspace w", "train", ["a.json", "--workspace", "w"]),
