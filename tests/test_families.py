@@ -136,7 +136,9 @@ def test_the_names_of_an_xl_file_are_the_references(make: Make, tmp_path: Path) 
     assert {name[:9] for name in names} == {"lora_te1_", "lora_te2_", "lora_unet"}
     assert "lora_te1_text_model_encoder_layers_0_self_attn_q_proj" in names
     assert "lora_te2_text_model_encoder_layers_3_mlp_fc2" in names
-    blocks = {name.split("_transformer_blocks")[0] for name in names if name.startswith("lora_unet") and "transf" in name}
+    blocks = {
+        name.split("_transformer_blocks")[0] for name in names if name.startswith("lora_unet") and "transf" in name
+    }
     expected = [f"input_blocks_{number}_1" for number in (4, 5, 7, 8)]
     expected += ["middle_block_1", *(f"output_blocks_{number}_1" for number in range(6))]
     assert blocks == {f"lora_unet_{name}" for name in expected}

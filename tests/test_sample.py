@@ -230,7 +230,7 @@ def test_trouble_with_one_picture_is_a_note(
 
 # Other families.
 
-FAMILIES = {
+FAMILIES: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
     "sd2 v": ("StableDiffusionPipeline", {"family": "sd2", "prediction": "v_prediction"}, {}),
     "sdxl": ("StableDiffusionXLPipeline", {"family": "sdxl"}, {}),
     "sdxl v": ("StableDiffusionXLPipeline", {"family": "sdxl", "prediction": "v_prediction"}, {}),

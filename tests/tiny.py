@@ -141,9 +141,7 @@ def tiny_components(seed: int = 0, family: str = "sd15", inpainting: bool = Fals
     return {name: part.eval() for name, part in parts.items()}
 
 
-def tiny_model(
-    seed: int = 0, family: str = "sd15", prediction: str = "epsilon", inpainting: bool = False
-) -> Model:
+def tiny_model(seed: int = 0, family: str = "sd15", prediction: str = "epsilon", inpainting: bool = False) -> Model:
     """The model as `load_model` would give it, on the processor in float32, without touching the disk."""
     parts = tiny_components(seed, family, inpainting)
     for part in parts.values():
@@ -189,9 +187,7 @@ def listener() -> Any:
     return Listener()
 
 
-def tiny_configs(
-    folder: Path, family: str = "sd15", prediction: str = "epsilon", inpainting: bool = False
-) -> Path:
+def tiny_configs(folder: Path, family: str = "sd15", prediction: str = "epsilon", inpainting: bool = False) -> Path:
     """The model without weights and tokenizer: model_index.json and one small JSON a component."""
     vae = {**VAE, "scaling_factor": SCALES[family]}
     files = {"unet": unet_config(family, inpainting), "vae": vae, **TEXT_ENCODERS[family]}
@@ -298,7 +294,11 @@ def original_state_dict(components: dict[str, Any], family: str = "sd15") -> dic
         states = {key.removeprefix("text_model."): value for key, value in texts["text_encoder"].items()}
         # Files of Stable Diffusion 2 hold one layer more than is used.
         count = 1 + max(int(key.split(".")[2]) for key in states if key.startswith("encoder.layers."))
-        unused = {key.replace(f".{count - 1}.", f".{count}."): value + 1 for key, value in states.items() if f"layers.{count - 1}." in key}
+        unused = {
+            key.replace(f".{count - 1}.", f".{count}."): value + 1
+            for key, value in states.items()
+            if f"layers.{count - 1}." in key
+        }
         tensors |= _open_clip("cond_stage_model.model.", states | unused)
         return tensors
     prefix = "conditioner.embedders.0.transformer." if family == "sdxl" else "cond_stage_model.transformer."

@@ -10,8 +10,8 @@ from trainer.samplers import SAMPLERS
 
 @dataclass(frozen=True)
 class Prompt:
-    """A picture to be drawn. `width` and `height` in pixels, multiples of 8, 0: the model's own; `seed` None means that the
-    run chooses."""
+    """A picture to be drawn. `width` and `height` in pixels, multiples of 8, 0 for the model's own; `seed` None means
+    that the run chooses."""
 
     text: str
     negative: str = ""

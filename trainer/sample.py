@@ -46,9 +46,10 @@ class Painter:
         for problem in problems:
             report.note(f"Sample prompts: {problem} It is left out.", "warning", "sample_prompts")
         # Without a seed of its own a prompt gets one that stays the same, so that its pictures can be compared.
+        seeds = [mixed_seed(s.seed or 0, number) % 2**32 for number in range(len(prompts))]
         self.prompts = [
-            sized(prompt if prompt.seed is not None else replace(prompt, seed=mixed_seed(s.seed or 0, number) % 2**32), model)
-            for number, prompt in enumerate(prompts)
+            sized(prompt if prompt.seed is not None else replace(prompt, seed=seed), model)
+            for prompt, seed in zip(prompts, seeds, strict=True)
         ]
 
     @property

@@ -114,9 +114,13 @@ def xl_names() -> tuple[set[str], set[str], set[str]]:
     resnets = [f"input_blocks_{n}_0" for n in (1, 2, 4, 5, 7, 8)] + ["middle_block_0", "middle_block_2"]
     resnets += [f"output_blocks_{n}_0" for n in range(9)]
     shortcuts = [f"input_blocks_{n}_0" for n in (4, 7)] + [f"output_blocks_{n}_0" for n in range(9)]
-    convolutions = {f"lora_unet_{block}_{part}" for block in resnets for part in ("in_layers_2", "out_layers_3", "emb_layers_1")}
+    convolutions = {
+        f"lora_unet_{block}_{part}" for block in resnets for part in ("in_layers_2", "out_layers_3", "emb_layers_1")
+    }
     convolutions |= {f"lora_unet_{block}_skip_connection" for block in shortcuts}
-    convolutions |= {f"lora_unet_input_blocks_{n}_0_op" for n in (3, 6)} | {f"lora_unet_output_blocks_{n}_2_conv" for n in (2, 5)}
+    convolutions |= {f"lora_unet_input_blocks_{n}_0_op" for n in (3, 6)} | {
+        f"lora_unet_output_blocks_{n}_2_conv" for n in (2, 5)
+    }
     parts = [f"self_attn_{name}_proj" for name in ("q", "k", "v", "out")] + ["mlp_fc1", "mlp_fc2"]
     text = {f"lora_te{n}_text_model_encoder_layers_{i}_{part}"
             for n, layers in ((1, 12), (2, 32)) for i in range(layers) for part in parts}  # fmt: skip

@@ -1,6 +1,7 @@
 """What inpainting models are shown: masks of useful sizes, repeatable, and in the right place in a batch."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -48,7 +49,7 @@ def batches(folder: Path, **values: object) -> list[Batch]:
         return list(found.epoch(1))
 
 
-def listener_with_track() -> object:
+def listener_with_track() -> Any:
     heard = listener()
     heard.track = lambda items, phase, total=None: items
     heard.stopping = lambda: False

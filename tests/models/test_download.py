@@ -24,7 +24,9 @@ class Hub:
     """Serves the files of a folder as a model of a hub; `broken` closes the line in the middle of the U-Net."""
 
     def __init__(self, folder: Path) -> None:
-        self.files = {file.relative_to(folder).as_posix(): file.read_bytes() for file in folder.rglob("*") if file.is_file()}
+        self.files = {
+            file.relative_to(folder).as_posix(): file.read_bytes() for file in folder.rglob("*") if file.is_file()
+        }
         self.broken = False
         self.asked: list[tuple[str, str]] = []
         hub = self
@@ -133,7 +135,9 @@ def test_a_broken_download_goes_on_where_it_stopped(hub: Hub, tmp_path: Path) ->
     assert "(what has arrived is kept)" in first["advice"]
     total = first["phases"][-1][2]
     assert 0 < first["phases"][-1][1] < total
-    assert first["notes"] == [f"Downloading {NAME}: {total / 1e9:.1f} GB, kept for later runs. If it breaks off, it goes on there."]
+    assert first["notes"] == [
+        f"Downloading {NAME}: {total / 1e9:.1f} GB, kept for later runs. If it breaks off, it goes on there."
+    ]
 
     hub.broken, hub.asked = False, []
     second = fetch(hub, tmp_path)

@@ -122,7 +122,12 @@ def test_the_vae_of_xl_stays_exact_when_asked(tmp_path: Path, monkeypatch: pytes
     from trainer.models import sd
 
     asked: list[dict[str, torch.dtype]] = []
-    monkeypatch.setattr(sd, "_from_folder", lambda identity, dtypes, report: asked.append(dict(dtypes)) or 1 / 0)
+
+    def read(identity: Any, dtypes: Any, report: Any) -> Any:
+        asked.append(dict(dtypes))
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(sd, "_from_folder", read)
     path = str(tiny_configs(tmp_path, "sdxl"))
     tiny_sdxl(tmp_path)
     for exact in (False, True):
@@ -130,9 +135,7 @@ def test_the_vae_of_xl_stays_exact_when_asked(tmp_path: Path, monkeypatch: pytes
         with pytest.raises(ZeroDivisionError):
             load_model(settings, listener(), torch.device("meta"), torch.float16)
     half, full = torch.float16, torch.float32
-    assert asked == [
-        {"unet": half, "vae": vae, "text_encoder": half, "text_encoder_2": half} for vae in (half, full)
-    ]
+    assert asked == [{"unet": half, "vae": vae, "text_encoder": half, "text_encoder_2": half} for vae in (half, full)]
 
 
 @pytest.mark.parametrize("lost", ["text_projection", "resblocks.0.attn.in_proj_weight", "label_emb.0.2.bias"])

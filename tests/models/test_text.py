@@ -7,8 +7,8 @@ from torch import Tensor
 from tests.tiny import listener, tiny_model
 from trainer.adapters import attach
 from trainer.models import Model
-from trainer.models.text import tokenize
 from trainer.models.text import encode as tell
+from trainer.models.text import tokenize
 from trainer.report import Failure
 from trainer.settings import Settings
 

@@ -96,13 +96,15 @@ OUTSIDE = {
 def original_path(path: str, each: int, with_attention: "list[bool]") -> str:
     """The path that the original code (generative-models) gives to a module of diffusers' U-Net.
 
-    There a block is not split: `input_blocks` holds, one after the other, the first convolution, the `each` - 1 resnets of
-    the first level and what makes it smaller, those of the second level, and so on; `output_blocks` has `each` resnets on
+    There all levels are in one list: `input_blocks` holds the first convolution, then the `each` - 1 resnets of the
+    first level and what makes it smaller, those of the second level, and so on; `output_blocks` has `each` resnets on
     each level, and what makes them larger stands behind the last one and its attention (`with_attention` by level).
     """
     if path in OUTSIDE:
         return OUTSIDE[path]
-    found = re.fullmatch(r"(down|up|mid)_blocks?\.(?:(\d+)\.)?(resnets|attentions|downsamplers|upsamplers)\.(\d+)\.?(.*)", path)
+    found = re.fullmatch(
+        r"(down|up|mid)_blocks?\.(?:(\d+)\.)?(resnets|attentions|downsamplers|upsamplers)\.(\d+)\.?(.*)", path
+    )
     if found is None:
         return path
     side, level, kind, number, rest = found[1], int(found[2] or 0), found[3], int(found[4]), found[5]
@@ -116,6 +118,8 @@ def original_path(path: str, each: int, with_attention: "list[bool]") -> str:
     elif kind == "upsamplers":
         block = f"output_blocks.{level * each + each - 1}.{2 if with_attention[level] else 1}"
     else:
-        start = f"input_blocks.{1 + level * each + number}" if side == "down" else f"output_blocks.{level * each + number}"
+        start = (
+            f"input_blocks.{1 + level * each + number}" if side == "down" else f"output_blocks.{level * each + number}"
+        )
         block = f"{start}.{1 if kind == 'attentions' else 0}"
     return f"{block}.{rest}" if rest else block

@@ -119,7 +119,7 @@ def _floor(number: int, step: int) -> int:
 
 
 def told_sizes(size: Size, bucket: Size, flipped: bool = False) -> tuple[float, ...]:
-    """What SDXL is told of a picture: original height and width, top and left of the crop, the bucket's height and width.
+    """What SDXL is told of a picture: original height and width, top and left of the crop, the bucket's height, width.
 
     Top and left are Kohya's, not the true crop (Podell et al. 2023, section 2.2): the margins that the whole picture
     would have if it was fitted into the bucket; in a mirrored picture the left one is what was at the right.

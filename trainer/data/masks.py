@@ -1,4 +1,4 @@
-"""What inpainting models learn to fill in: a random part of each picture, hidden by boxes, ellipses and brush strokes."""
+"""What inpainting models learn to fill in: a random part of each picture, under boxes, ellipses and brush strokes."""
 
 from typing import Any
 
@@ -14,8 +14,8 @@ WHOLE = 0.25
 def draw_mask(width: int, height: int, rng: np.random.Generator) -> Mask:
     """bool [height, width], True where the picture is hidden: all of it, or one to four large shapes.
 
-    The shapes are of the large kind that teaches to invent and not only to mend (Suvorov et al. 2022, "Resolution-robust
-    large mask inpainting", section 3.2).
+    The shapes are of the large kind that teaches to invent and not only to mend (Suvorov et al. 2022,
+    "Resolution-robust large mask inpainting", section 3.2).
     """
     if rng.random() < WHOLE:
         return np.ones((height, width), np.bool_)

@@ -122,8 +122,14 @@ def load_model(settings: "Settings", report: "Reporter", device: "torch.device",
 
 
 UNMASKED = {
-    True: ("This is an inpainting model, which learns from pictures with hidden parts.", "Tick Train inpainting model."),
-    False: ("This is no inpainting model: it sees no masks.", "Untick Train inpainting model, or choose another model."),
+    True: (
+        "This is an inpainting model, which learns from pictures with hidden parts.",
+        "Tick Train inpainting model.",
+    ),
+    False: (
+        "This is no inpainting model: it sees no masks.",
+        "Untick Train inpainting model, or choose another model.",
+    ),
 }
 
 

@@ -74,7 +74,11 @@ def cached_text(s: Settings) -> Iterator[Problem]:
             {"text_encoder_lr": 0.0},
             f"Set {label('text_encoder_lr')} to 0",
         )
-    for other, off in (("shuffle_caption", False), ("caption_dropout_rate", 0.0), ("caption_dropout_every_n_epochs", 0)):
+    for other, off in (
+        ("shuffle_caption", False),
+        ("caption_dropout_rate", 0.0),
+        ("caption_dropout_every_n_epochs", 0),
+    ):
         if getattr(s, other):
             yield problem(
                 key,
@@ -215,4 +219,3 @@ def named_otherwise(s: Settings) -> Iterator[Problem]:
 
 
 NOTES = (unticked, velocity, resolution, no_clip_skip, half_vae, masks, only_xl, named_otherwise)
-

@@ -19,7 +19,7 @@ FAMILY_NAMES = SUPPORTED | OTHERS
 TRAINABLE = f"{', '.join(list(SUPPORTED.values())[:-1])} and {list(SUPPORTED.values())[-1]}"
 
 INPAINTING = 9
-"""Input channels of an inpainting model: noisy latents (4), mask (1), latents of the picture without what is masked (4)."""
+"""Input channels of an inpainting model: noisy latents (4), the mask (1), latents of what it leaves visible (4)."""
 
 CHANNELS = {8: "pix2pix", 7: "upscaler", 5: "depth"}
 """Families that see more than the noisy latents, by the number of input channels."""

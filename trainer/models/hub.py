@@ -61,8 +61,8 @@ def by_hand(name: str) -> str:
     parts = [part for part in WEIGHTS if part != SECOND or (known is not None and known.family == "sdxl")]
     return (
         f"on a machine with a connection download the files of {name} ({', '.join(CONFIGS[:2])} and the folders "
-        f"{', '.join(parts)}{size_of(name)}) and put them into {folder}; a model file (.safetensors) works as well: put it into "
-        f"{workspace().models} and choose it."
+        f"{', '.join(parts)}{size_of(name)}) and put them into {folder}; "
+        f"a model file (.safetensors) works as well: put it into {workspace().models} and choose it."
     )
 
 
@@ -94,12 +94,14 @@ def _fetch(name: str, report: "Reporter") -> Path:
     if wanted is None:
         raise Failure(f"{name} is not a Stable Diffusion model in parts (a diffusers model).", by_hand(name), key=KEY)
     total = sum(sizes[file] for file in wanted)
-    report.note(f"Downloading {name}: {total / 1e9:.1f} GB, kept for later runs. If it breaks off, it goes on there.", key=KEY)
+    report.note(
+        f"Downloading {name}: {total / 1e9:.1f} GB, kept for later runs. If it breaks off, it goes on there.", key=KEY
+    )
     before = 0
     for file in wanted:
         show = _progress(report, before, total)
         if file.endswith(HEAVY):
-            _receive(name, file, info.sha, sizes[file], show)
+            _receive(name, file, info.sha or "main", sizes[file], show)
         path = Path(hf_hub_download(name, file, revision=info.sha, tqdm_class=show))
         before += sizes[file]
         report.phase("downloading model", before, total)
@@ -144,9 +146,7 @@ def _receive(name: str, file: str, revision: str, size: int, show: Any) -> None:
         if shutil.disk_usage(partial.parent).free < (about.size or size) - here:
             raise _full(name, (about.size or size) - here)
         with partial.open("ab") as out:
-            http_get(
-                about.location, out, resume_size=here, headers=headers, expected_size=about.size, tqdm_class=show
-            )
+            http_get(about.location, out, resume_size=here, headers=headers, expected_size=about.size, tqdm_class=show)
         if here and len(about.etag) == 64 and _sha256(partial) != about.etag:
             partial.unlink()
             raise OSError(f"{file} arrived damaged")

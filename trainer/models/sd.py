@@ -29,7 +29,7 @@ def load(
     assert identity.path is not None
     assert identity.family is not None
     exact = torch.device(device).type == "cpu" or (identity.family == "sdxl" and settings.sdxl_no_half_vae)
-    dtypes = {part: dtype for part in parts_of(identity.family)} | {"vae": torch.float32 if exact else dtype}
+    dtypes = dict.fromkeys(parts_of(identity.family), dtype) | {"vae": torch.float32 if exact else dtype}
     read = _from_folder if identity.kind == "diffusers" else _from_file
     try:
         parts, configs = read(identity, dtypes, report)
@@ -122,9 +122,7 @@ def _changes(identity: Identity) -> dict[str, Any]:
     return {"in_channels": INPAINTING} if identity.inpainting else {}
 
 
-def from_original(
-    name: str, tensors: Mapping[str, Any], configs: Path, dtype: "torch.dtype", **changes: Any
-) -> Any:
+def from_original(name: str, tensors: Mapping[str, Any], configs: Path, dtype: "torch.dtype", **changes: Any) -> Any:
     """U-Net or VAE ("unet", "vae") from tensors under the names of original checkpoints. Raises `ValueError`."""
     try:
         with quiet():

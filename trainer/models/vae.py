@@ -57,7 +57,9 @@ def identify_vae(name: str, family: str | None = None) -> Found:
         return Found(name, path, problem=f"{path.name} {error}")
     except OSError as error:
         return Found(name, path, problem=f"{path.name} cannot be read ({error.strerror or error}).")
-    wanted = next((of for scale, of in SCALES.items() if found.scale is not None and abs(scale - found.scale) < 1e-4), ())
+    wanted = next(
+        (of for scale, of in SCALES.items() if found.scale is not None and abs(scale - found.scale) < 1e-4), ()
+    )
     if family and wanted and family not in wanted:
         of, here = FAMILY_NAMES[wanted[0]], FAMILY_NAMES.get(family, family)
         return replace(
@@ -138,7 +140,9 @@ def load_vae(name: str, family: str, dtype: "torch.dtype") -> tuple[Any, Path]:
             if key.removeprefix(INSIDE).startswith(("encoder.", "decoder.", "quant_conv.", "post_quant_conv."))
         }
         if found.layout == "original":
-            return from_original("vae", {INSIDE + key: tensor for key, tensor in tensors.items()}, CONFIGS[family], dtype), path
+            return from_original(
+                "vae", {INSIDE + key: tensor for key, tensor in tensors.items()}, CONFIGS[family], dtype
+            ), path
         config = AutoencoderKL.load_config(str(CONFIGS[family]), subfolder="vae")
         vae = AutoencoderKL.from_config(config)
         vae.load_state_dict(tensors)
