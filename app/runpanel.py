@@ -58,7 +58,7 @@ def _numbers(view: View) -> list[str]:
         said.append(f"epoch {status['epoch']}/{status['epochs']}")
     if going and view.phase == "training" and "stop" not in view.asked and view.state == "running":
         if status.get("rate"):
-            said.append(speed(float(status["rate"])))
+            said.append(speed(float(status["rate"]), float(status.get("images_a_step") or 0)))
         if status.get("eta") is not None and view.step:
             said.append(f"{duration(float(status['eta']))} left")
     return said

@@ -28,9 +28,10 @@ def size_of(count: int) -> str:
     return f"{count} bytes"
 
 
-def speed(rate: float) -> str:
-    """Steps per second as "4.1 it/s", or "3.2 s/it" for slow ones."""
-    return f"{rate:.1f} it/s" if rate >= 1 else f"{1 / rate:.1f} s/it"
+def speed(rate: float, images: float = 0) -> str:
+    """Steps per second as "4.1 it/s", or "3.2 s/it" for slow ones; and the `images` of a step when it has several."""
+    steps = f"{rate:.1f} it/s" if rate >= 1 else f"{1 / rate:.1f} s/it"
+    return f"{steps} · {rate * images:.1f} images/s" if images > 1 else steps
 
 
 def counted(counts: Mapping[str, int]) -> str:

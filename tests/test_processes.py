@@ -150,6 +150,12 @@ def test_what_surprises_is_a_note(monkeypatch: pytest.MonkeyPatch) -> None:
     ]  # fmt: skip
 
 
+def test_processes_without_a_batch_are_a_note(tmp_path: Path) -> None:
+    s = trainings.settings(Path("demo"), make_pictures(tmp_path, count=3, repeats=1), tmp_path, num_processes=4)
+    (note,) = (note for note in processes.remarks(s) if "epoch" in note.message)
+    assert note.message == "an epoch has 3 batches, so 1 would have nothing to do."
+
+
 def test_each_process_sees_one_graphics_card(monkeypatch: pytest.MonkeyPatch) -> None:
     def seen(s: Settings, place: Place | None, before: str = "") -> str | None:
         for name in ("CUDA_VISIBLE_DEVICES", "ZE_AFFINITY_MASK", "HIP_VISIBLE_DEVICES"):
@@ -342,9 +348,10 @@ def test_machines_that_meet_hear_each_other() -> None:
     main.live()
     other.live()
     other.say("stop")
-    assert main.heard("stop")
+    wait(lambda: main.heard("stop"))
     assert not other.hear_the_end()
     main.end("stopped", "Stopped after step 3.")
+    wait(lambda: main.heard("end"))
     main.end("failed", "too late")
     with pytest.raises(Stopped, match="after step 3"):
         other.hear_the_end()
@@ -402,6 +409,12 @@ def family(folder: Path) -> dict[int, psutil.Process]:
     launcher = runfolder.process(runfolder.read_json(folder / "status.json"))
     assert launcher is not None
     return {int(child.environ()["RANK"]): child for child in launcher.children()}
+
+
+def ports(*family: psutil.Process) -> set[str]:
+    """The addresses that processes listen on."""
+    found = (one for process in family for one in process.net_connections("inet"))
+    return {one.laddr.ip.removeprefix("::ffff:") for one in found if one.status == psutil.CONN_LISTEN}
 
 
 def happened(folder: Path) -> list[events.Event]:
@@ -479,6 +492,7 @@ def test_a_killed_process_ends_the_run_with_a_reason(model: Path, work: Path, tm
     wait(lambda: status(folder).get("step"), 60)
     launcher = running(folder)
     crew = family(folder)
+    assert ports(launcher, *crew.values()) == {"127.0.0.1"}  # nobody outside this machine can join in
     crew[1].kill()
     found = outcome(folder)
     assert (found["state"], found["code"]) == ("failed", 1)
@@ -521,6 +535,20 @@ def test_two_machines(model: Path, work: Path, tmp_path: Path) -> None:
     assert not [event for event in happened(other) if isinstance(event, Step | Saved)]
     assert "training for the main machine" in {event.name for event in happened(other) if isinstance(event, Phase)}
     assert "This is machine 2 of 2." in log(other)
+
+
+@pytest.mark.slow
+def test_machines_with_other_pictures_do_not_train(model: Path, work: Path, tmp_path: Path) -> None:
+    """What goes wrong on one machine is told on both."""
+    at = port()
+    here, there = (make_pictures(tmp_path / name, count=4, repeats=1, concept=name) for name in ("cat", "dog"))
+    s = trainings.settings(model, here, tmp_path / "out", num_processes=2, num_machines=2, main_process_port=at)
+    s = s.changed(main_process_ip="127.0.0.1")
+    both = [start(s), start(s.changed(machine_rank=1, train_data_dir=str(there)))]
+    assert [child.wait(60) for _, child in both] == [1, 1]
+    for folder, _ in both:
+        assert status(folder)["reason"].startswith("Process 2 of 2: This machine sees other pictures"), log(folder)
+        assert "same Image folder" in status(folder)["advice"]
 
 
 @pytest.mark.slow

@@ -108,8 +108,8 @@ def why_not_fp8(device: torch.device) -> str | None:
     """Why `device` cannot multiply in 8 bits (Mixed precision "fp8"), without the sentence's end; None when it can."""
     if device.type == "cpu":
         return "fp8 is for graphics cards; the processor is faster and more exact without"
-    one = torch.ones((), device=device)
     try:
+        one = torch.ones((), device=device)
         eight = torch.ones(16, 16, device=device).to(torch.float8_e4m3fn)
         torch._scaled_mm(eight, eight.t(), one, one, out_dtype=torch.bfloat16)
     except (RuntimeError, TypeError, NotImplementedError, AttributeError, ValueError):
@@ -141,6 +141,7 @@ class Precision:
 
     def __post_init__(self) -> None:
         self.scaler = Scaler(self.device.type, enabled=self.dtype == torch.float16)
+        self.scaler.scale(torch.zeros((), device=self.device))  # so that it can step in a process without a batch, too
 
     def autocast(self) -> AbstractContextManager[object]:
         """Inside, large operations run in `dtype` and delicate ones in float32."""

@@ -70,7 +70,9 @@ def _work(job: Job, folder: Path, settings: Section | None, place: Place) -> int
     """
     from trainer.launcher import confess, end_with_the_launcher
 
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    for word in ("SIGINT", "SIGBREAK"):  # Ctrl-C reaches every process of a terminal
+        if hasattr(signal, word):
+            signal.signal(getattr(signal, word), signal.SIG_IGN)
     launcher = end_with_the_launcher()
     name = str(runfolder.read_json(folder / runfolder.RUN).get("name", ""))
     quiet = Quiet(folder, job.name, name, speaks=place.local_rank == 0)
@@ -98,8 +100,7 @@ def _outcome(job: Job, folder: Path, settings: Section | None, report: Reporter,
     try:
         if settings is None:
             settings = _frozen(job, folder, checked)
-        together = getattr(settings, "num_processes", 1) // getattr(settings, "num_machines", 1)
-        prepare_surroundings(getattr(settings, "num_cpu_threads_per_process", None), together)
+        prepare_surroundings(getattr(settings, "num_cpu_threads_per_process", None))
         job.run(settings, report)
         return ended("finished")
     except Stopped as stop:
@@ -160,14 +161,11 @@ SURROUNDINGS = {
 }
 
 
-def prepare_surroundings(threads: int | None, together: int = 1) -> None:
-    """Say how the mathematics may use the processor, before torch is imported. The environment wins.
-
-    `together` processes share the machine's cores.
-    """
+def prepare_surroundings(threads: int | None) -> None:
+    """Say how the mathematics may use the processor, before torch is imported. The environment wins."""
     wanted = dict(SURROUNDINGS)
     if threads:
-        count = str(max(1, min(threads, cores() // max(1, together))))
+        count = str(max(1, min(threads, cores())))
         wanted |= {"OMP_NUM_THREADS": count, "MKL_NUM_THREADS": count}
     for name, value in wanted.items():
         os.environ.setdefault(name, value)

@@ -11,6 +11,7 @@ import json
 import logging
 import os
 import shutil
+import signal
 import sys
 import tempfile
 import threading
@@ -22,6 +23,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from trainer import reasons, runfolder
+from trainer.execution import cores
 from trainer.flags import Launch
 from trainer.meeting import LOOK_EVERY, STOP, Meeting, interface_of
 from trainer.processes import GONE, LAUNCHER, Place
@@ -139,7 +141,7 @@ def _crew(job: str, wanted: Launch, meeting: Meeting, report: Reporter) -> Itera
         yield crew
     finally:
         if crew is not None:
-            crew.close(timeout=10)
+            crew.close(signal.SIGTERM, timeout=10)
         shutil.rmtree(logs, ignore_errors=True)
         shutil.rmtree(report.folder / "latents", ignore_errors=True)
 
@@ -148,6 +150,8 @@ def environment(place: Place, meeting: Meeting) -> dict[str, str]:
     """What a process is told, by the names of torchrun."""
     paths = [str(PROJECT), *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))]
     interface = interface_of(meeting.host)
+    # Together they have no more threads than the machine has cores.
+    threads = str(max(1, min(int(os.environ.get("OMP_NUM_THREADS") or cores()), cores() // place.local_size)))
     networks = {name: interface for name in ("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME") if interface}
     if sys.platform == "win32":
         networks = {"USE_LIBUV": "0"}
@@ -159,6 +163,7 @@ def environment(place: Place, meeting: Meeting) -> dict[str, str]:
         "MASTER_ADDR": meeting.host, "MASTER_PORT": str(meeting.port),
         "TORCHELASTIC_USE_AGENT_STORE": "True", "TORCHELASTIC_RESTART_COUNT": "0",
         "TORCHELASTIC_RUN_ID": f"run-{os.getpid()}",
+        "OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads,
         LAUNCHER: str(os.getpid()), "PYTHONPATH": os.pathsep.join(dict.fromkeys(paths)),
         "PYTHONUTF8": "1", "PYTHONUNBUFFERED": "1",
     }  # fmt: skip
@@ -205,8 +210,8 @@ def why(failures: Mapping[int, ProcessFailure], wanted: Launch, folder: Path) ->
     if failure.exitcode == GONE:
         return LostEachOther()
     reason = reasons.of_exit(failure.exitcode, runfolder.tail(folder / runfolder.LOG))
-    signal = reasons.signal_name(failure.exitcode)
-    ended = f"{name} was killed ({signal})." if signal else f"{name} ended (exit code {failure.exitcode})."
+    word = reasons.signal_name(failure.exitcode)
+    ended = f"{name} was killed ({word})." if word else f"{name} ended (exit code {failure.exitcode})."
     return Failure(f"{ended} {reason.text}", " ".join(filter(None, (reason.advice, KEPT))))
 
 

@@ -196,14 +196,28 @@ def remarks(s: Settings) -> Iterator[Problem]:
         message = f"{local} on {_count(cores(), 'processor core')} only get into each other's way."
         fewer = cores() * s.num_machines
         yield _problem("num_processes", message, {"num_processes": fewer}, f"Use {fewer}")
+    if s.num_processes > 1 and s.train_data_dir:
+        yield from _idle(s)
     if s.num_processes == 1 and s.main_process_port:
         yield _problem("main_process_port", "one process alone needs no port.")
     if s.num_machines == 1 and s.main_process_ip.strip():
         yield _problem("main_process_ip", "has an effect only with several machines.")
 
 
-def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}{'s' if number != 1 else ''}"
+def _idle(s: Settings) -> Iterator[Problem]:
+    from trainer.data.dataset import scan
+    from trainer.plan import make_plan
+
+    batches = make_plan(s, scan(s)).batches_per_epoch
+    if 0 < batches < s.num_processes:
+        message = (
+            f"an epoch has {_count(batches, 'batch', 'es')}, so {s.num_processes - batches} would have nothing to do."
+        )
+        yield _problem("num_processes", message, {"num_processes": batches}, f"Use {batches}")
+
+
+def _count(number: int, noun: str, ending: str = "s") -> str:
+    return f"{number} {noun}{ending if number != 1 else ''}"
 
 
 def _problem(key: str, message: str, fix: Mapping[str, Any] | None = None, fix_label: str = "") -> Problem:

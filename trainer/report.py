@@ -282,6 +282,7 @@ class Reporter:
         self._status.update(
             job=event.job or self._status["job"], name=event.name or self._status["name"], step=event.resumed_from_step,
             steps=plan.get("steps", self._status["steps"]), epochs=plan.get("epochs", self._status["epochs"]),
+            images_a_step=_images_a_step(plan),
         )  # fmt: skip
 
     def _on_phase(self, event: Phase) -> None:
@@ -389,6 +390,12 @@ class Pace:
         """Seconds of training that are left."""
         left = (status["steps"] or 0) - (status["step"] or 0)
         return left / self.rate if self.rate and left >= 0 and status["steps"] else None
+
+
+def _images_a_step(plan: Mapping[str, Any]) -> float:
+    """How many pictures a step of this plan shows on average, those of all processes together; 0 for other jobs."""
+    shown = plan.get("repeated", 0) + plan.get("reg_repeated", 0)
+    return shown / plan["steps_per_epoch"] if plan.get("steps_per_epoch") else 0.0
 
 
 def _age(path: Path) -> float:
