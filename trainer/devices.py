@@ -25,7 +25,7 @@ WORDS = {torch.float32: "no", torch.float16: "fp16", torch.bfloat16: "bf16"}
 
 
 def pick_device() -> torch.device:
-    """The machine's accelerator (CUDA, ROCm, XPU, MPS …), else the processor; it also when ACCELERATE_USE_CPU is set."""
+    """The machine's accelerator (CUDA, ROCm, XPU, MPS …); the processor without one or with ACCELERATE_USE_CPU set."""
     if os.environ.get("ACCELERATE_USE_CPU", "").lower() in ("1", "true", "yes"):
         return torch.device("cpu")
     return torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
