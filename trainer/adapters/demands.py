@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from trainer.adapters import ADAPTERS
+from trainer.adapters import blocks as of_blocks
 from trainer.adapters.lycoris.limits import complaints
 from trainer.adapters.lycoris.presets import Preset, find_preset
 from trainer.declare import Problem, by_name
@@ -112,7 +113,58 @@ def _layers(s: Settings) -> list[tuple[int, int, bool]]:
     return [layer for layer in layers if spatial or not layer[2]]
 
 
-PROBLEMS = (preset, dora, unit, widths)
+def blocks(s: Settings) -> Iterator[Problem]:
+    """Values for blocks: as many as the model has, of a kind that can be meant, and something left to train."""
+    layouts = _layouts(s)
+    wrong = [dict(of_blocks.complaints(s, layout)) for layout in layouts]
+    for key, message in wrong[0].items():
+        if all(key in others for others in wrong):
+            yield problem(key, message, {key: ""}, "Empty it")
+    if any(wrong) or s.dim_from_weights:
+        return
+    found = of_blocks.blocks_of(s, layouts[0])
+    for key, ranks in ((of_blocks.DIMS, found.dims), (of_blocks.CONV_DIMS, found.conv_dims)):
+        if _has(s, "unit") and any(rank % s.unit for rank in ranks or ()):
+            yield problem("unit", f"{s.unit} does not divide every rank in {KNOWN[key].label}.", {"unit": 1}, "Use 1")
+    text = s.learning_rate if s.text_encoder_lr is None else s.text_encoder_lr
+    ends, rates = found.layout.ends, found.rates or (1.0,)
+    if not any(rates[ends : len(rates) - ends]) and (not text or s.stop_text_encoder_training == -1):
+        key = next(key for key in of_blocks.RATES.values() if of_blocks.given(s, key))
+        yield problem(key, "no block learns, and the text encoder does not either.", {key: ""}, "Empty it")
+
+
+def _layouts(s: Settings) -> list[of_blocks.Layout]:
+    """The blocks of the model's U-Net; every possible layout while the family is not known."""
+    family = identify(s.pretrained_model_name_or_path).family
+    known = of_blocks.LAYOUTS.get(family or "")
+    return [known] if known else list(dict.fromkeys(of_blocks.LAYOUTS.values()))
+
+
+def one_rate(s: Settings) -> Iterator[Problem]:
+    """An optimizer that finds the rate knows one for everything."""
+    from trainer.optimizers import knows_one_rate, parse_arguments
+
+    try:
+        if not knows_one_rate(s.optimizer, parse_arguments(s.optimizer_args)):
+            return
+    except ValueError:
+        return
+    for key in PLUS:
+        if _has(s, key) and getattr(s, key) not in (0, 1):
+            message = f"{s.optimizer} finds one rate for everything and cannot keep a ratio; 0 leaves it to that."
+            yield problem(key, message, {key: 0.0}, "Set to 0")
+    layouts = _layouts(s)
+    if len(layouts) > 1 or any(of_blocks.complaints(s, layouts[0])):
+        return
+    if {*(of_blocks.blocks_of(s, layouts[0]).rates or ())} - {0, 1}:
+        key = next(key for key in of_blocks.RATES.values() if of_blocks.given(s, key))
+        message = f"{s.optimizer} finds one rate for everything; it can leave blocks out (0), no more."
+        yield problem(key, message, {key: ""}, "Empty it")
+
+
+PLUS = ("loraplus_lr_ratio", "loraplus_unet_lr_ratio", "loraplus_text_encoder_lr_ratio")
+
+PROBLEMS = (preset, dora, unit, widths, blocks, one_rate)
 
 
 # Notes.
@@ -137,4 +189,21 @@ def without_effect(s: Settings) -> Iterator[Problem]:
             yield problem(key, "has no effect: no 3x3 convolution is trained.")
 
 
-NOTES = (text_rate, without_effect)
+def blocks_without_effect(s: Settings) -> Iterator[Problem]:
+    """What is said of blocks for nothing."""
+    weights = [key for key in of_blocks.RATES.values() if of_blocks.given(s, key)]
+    if of_blocks.given(s, of_blocks.THRESHOLD) and not weights:
+        labels = ", ".join(KNOWN[key].label for key in of_blocks.RATES.values())
+        yield problem(of_blocks.THRESHOLD, f"has an effect only with one of {labels}.")
+    if weights and not (s.learning_rate if s.unet_lr is None else s.unet_lr):
+        yield problem(weights[0], f"has no effect: {KNOWN['unet_lr'].label} is 0.")
+    convolutions = of_blocks.given(s, of_blocks.CONV_DIMS) or (_has(s, "conv_dim") and s.conv_dim)
+    if of_blocks.given(s, of_blocks.CONV_ALPHAS) and not convolutions:
+        yield problem(of_blocks.CONV_ALPHAS, f"has an effect only with {KNOWN[of_blocks.CONV_DIMS].label}.")
+    for key, rate in (("loraplus_unet_lr_ratio", "unet_lr"), ("loraplus_text_encoder_lr_ratio", "text_encoder_lr")):
+        own = getattr(s, rate)
+        if _has(s, key) and getattr(s, key) and not (s.learning_rate if own is None else own):
+            yield problem(key, f"has no effect: {KNOWN[rate].label} is 0.")
+
+
+NOTES = (text_rate, without_effect, blocks_without_effect)
