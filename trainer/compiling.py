@@ -196,5 +196,6 @@ def _tensors(value: Any) -> "Iterator[Tensor]":
 
 def _reason(error: BaseException) -> str:
     """The first line of an error; the libraries' advice to developers is left out."""
+    error = getattr(error, "inner_exception", None) or error  # PyTorch's own only says which backend it was
     lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
     return f"{lines[0][:300].rstrip('.:')}."

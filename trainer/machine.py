@@ -34,7 +34,8 @@ def problems(s: Settings) -> Iterator[Problem]:
 def _half_weights(s: Settings) -> Iterator[Problem]:
     if s.full_fp16 and s.full_bf16:
         message = f"excludes {KNOWN['full_bf16'].label}: weights have one format. Untick one."
-        yield _problem("full_fp16", message, {"full_fp16": False}, "Untick fp16")
+        word, other = ("fp16", "full_bf16") if s.mixed_precision == "fp16" else ("bf16", "full_fp16")
+        yield _problem("full_fp16", message, {other: False, "mixed_precision": word}, f"Use {word}")
         return
     for key, word in FULL.items():
         if not getattr(s, key):

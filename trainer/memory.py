@@ -52,6 +52,10 @@ def memory_advice(s: Settings, device: torch.device, doing: str = TRAINING) -> s
             training and s.train_batch_size > 1,
             f"set Train batch size to 1 and Gradient accumulate steps to {accumulated} (the result is the same)",
         ),
+        (
+            s.sdxl and not preparing and not s.sdxl_cache_text_encoder_outputs,
+            "switch Cache text encoder outputs on (the text encoders are not trained then)",
+        ),
         # It takes longer.
         (
             training and not s.gradient_checkpointing,
