@@ -17,14 +17,16 @@ from trainer.settings.saving import Saving, States
 from trainer.settings.sdxl import Sdxl
 
 SECTIONS: tuple[type[Section], ...] = (
-    SourceModel, Family, Folders, LoraType, Duration, Rates, Network, Lycoris, Images, Sdxl, CaptionFiles, Saving, Precision,
-    BlockRates, BlockSizes, ConvSizes, Captions, Augmentation, Loss, OwnVae, Memory, Compiling, Processes, States, Samples,
+    SourceModel, Family, Folders, LoraType, Duration, Rates, Network, Lycoris, Images, Sdxl, CaptionFiles, Saving,
+    Precision, Captions, Augmentation, Loss, OwnVae, Memory, States, BlockRates, BlockSizes, ConvSizes, Compiling,
+    Processes, Samples,
 )  # fmt: skip
 """In the order of the page."""
 
 
 class Settings(
-    SourceModel, Family, Folders, LoraType, Duration, Rates, Network, Lycoris, Images, Sdxl, CaptionFiles, Saving, Precision,
-    BlockRates, BlockSizes, ConvSizes, Captions, Augmentation, Loss, OwnVae, Memory, Compiling, Processes, States, Samples,
+    SourceModel, Family, Folders, LoraType, Duration, Rates, Network, Lycoris, Images, Sdxl, CaptionFiles, Saving,
+    Precision, Captions, Augmentation, Loss, OwnVae, Memory, States, BlockRates, BlockSizes, ConvSizes, Compiling,
+    Processes, Samples,
 ):  # fmt: skip
     """What the user decides about a training run. Read, never written."""
