@@ -114,20 +114,14 @@ OF_DORA = "LyCORIS can use it; in ComfyUI and Forge 10 to 17 % of the effect dif
 OTHER_READERS = (
     ("lokr", "use_tucker", "No known program can use a LoKr with Tucker decomposition; untick it to share the file."),
     ("lokr", "use_cp", "No known program can use a LoKr with CP decomposition; untick it to share the file."),
-    (
-        "",
-        "dora_wd",
-        "LyCORIS can use it; in ComfyUI and Forge 10 to 17 % of the effect differs; diffusers leaves DoRA out.",
-    ),
+    ("locon", "dora_wd", f"{OF_DORA}; diffusers leaves DoRA out."),
+    ("", "dora_wd", f"{OF_DORA}; diffusers cannot."),
     ("", "train_norm", WHOLE),
-    (
-        "diag-oft",
-        "rescaled",
-        "LyCORIS can use it; ComfyUI leaves the rescaling out; Forge and diffusers cannot use it.",
-    ),
+    ("diag-oft", "rescaled", "LyCORIS can use it; ComfyUI leaves the rescaling out; Forge and diffusers cannot."),
     ("locon", "use_tucker", NOT_DIFFUSERS),
+    ("", "block_alphas", "ComfyUI, Forge and LyCORIS can use it; diffusers gives all attention layers one alpha."),
 )
-"""Algorithm (or any), a tick, and which programs can use the file when it is set."""
+"""Algorithm (or any), a setting, and which programs can use the file when it is set."""
 
 
 def readers_of(settings: "Settings") -> str:
