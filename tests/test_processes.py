@@ -5,7 +5,6 @@ import os
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -553,8 +552,10 @@ def test_machines_with_other_pictures_do_not_train(model: Path, work: Path, tmp_
 
 @pytest.mark.slow
 def test_torchrun_starts_it_as_well(model: Path, work: Path, tmp_path: Path) -> None:
-    data = make_pictures(tmp_path / "data", count=4, repeats=1)
-    s = trainings.settings(model, data, tmp_path / "out", output_name="two")
+    """With two batches in each process the sum is made in another order than by one process: equal to 1e-5."""
+    data = make_pictures(tmp_path / "data", count=5, repeats=1)
+    s = trainings.settings(model, data, tmp_path / "out", output_name="two", epoch=3, gradient_accumulation_steps=2)
+    trainings.run(s.changed(output_name="one", gradient_accumulation_steps=4), tmp_path / "whole")
     (tmp_path / "s.json").write_text(json.dumps(s.public()))
     words = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", "-m", "trainer", "train"]
     done = subprocess.run(
@@ -562,6 +563,6 @@ def test_torchrun_starts_it_as_well(model: Path, work: Path, tmp_path: Path) -> 
     )
     assert done.returncode == 0, done.stderr
     (folder,) = (work / "runs").iterdir()
-    assert status(folder)["step"] == 2
-    assert (tmp_path / "out" / "two.safetensors").is_file()
-    assert time.time() - status(folder)["heartbeat"] < 60
+    assert status(folder)["step"] == 6
+    one, two = (tensors(tmp_path / "out" / f"{name}.safetensors") for name in ("one", "two"))
+    torch.testing.assert_close(two, one, rtol=0, atol=1e-5)

@@ -80,8 +80,8 @@ def _work(job: Job, folder: Path, settings: Section | None, place: Place) -> int
         report.phase("starting")
         try:
             ended = _outcome(job, folder, settings, report, checked=True)
-        except Deserted as error:
-            print(f"{place}: another process is gone ({error}).", file=sys.stderr, flush=True)
+        except Deserted:
+            print("Another process is gone, so this one ends.", file=sys.stderr, flush=True)
             report.close()
             os._exit(GONE)  # libraries that wait for the others would keep it
         report(ended)
