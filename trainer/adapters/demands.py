@@ -127,8 +127,8 @@ def blocks(s: Settings) -> Iterator[Problem]:
         if _has(s, "unit") and any(rank % s.unit for rank in ranks or ()):
             yield problem("unit", f"{s.unit} does not divide every rank in {KNOWN[key].label}.", {"unit": 1}, "Use 1")
     text = s.learning_rate if s.text_encoder_lr is None else s.text_encoder_lr
-    ends, rates = found.layout.ends, found.rates or (1.0,)
-    if not any(rates[ends : len(rates) - ends]) and (not text or s.stop_text_encoder_training == -1):
+    ends, rates = found.layout.ends, found.rates or ()
+    if rates and not any(rates[ends : len(rates) - ends]) and (not text or s.stop_text_encoder_training == -1):
         key = next(key for key in of_blocks.RATES.values() if of_blocks.given(s, key))
         yield problem(key, "no block learns, and the text encoder does not either.", {key: ""}, "Empty it")
 
