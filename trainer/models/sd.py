@@ -1,5 +1,6 @@
 """Loading Stable Diffusion 1.5, 2 and XL: a diffusers folder, or a single file with the embedded configs."""
 
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -182,6 +183,9 @@ def _tokenizer(configs: Path, family: str) -> Any:
 
 def _first_line(error: BaseException) -> str:
     lines = str(error).strip().splitlines() or [type(error).__name__]
+    other_size = re.search(r"(\S+) expected shape", lines[0])
+    if other_size:
+        return f"its weights are of another size than a model of this family has ({other_size[1]})."
     return lines[0][:300].rstrip(".") + "."
 
 
