@@ -27,7 +27,8 @@ def taught(**settings: Any) -> tuple[Model, Adapter]:
             for ending, weight in adapter.trained(name).items():
                 value = torch.randn(weight.shape, generator=generator) * 0.2
                 # Lengths and factors keep their size: random ones would leave nothing of the model.
-                weight.copy_(weight + value if ending in ("dora_scale", "rescale", "scalar") else value)
+                keeps = {"dora_scale": weight, "rescale": weight, "scalar": 0.8}
+                weight.copy_(keeps.get(ending, 0) + value)
     return model, adapter
 
 

@@ -187,9 +187,10 @@ def check_sizes(start: Start, sizes: Mapping[Target, Size], kind: "type[Adapter]
             raise _other_options(start.path, target, getattr(size, "shapes", ()), getattr(wanted, "shapes", ()))
         else:
             continue
+        was, asked = (_shown(key, value) for value in (found, _set(wanted, key)))
         raise _failure(
-            f"{start.path.name} was trained with {label(key)} {found:g}, and it is set to {_set(wanted, key):g}.",
-            f"Tick {label('dim_from_weights')}, or set {label(key)} to {found:g}.",
+            f"{start.path.name} was trained with {label(key)} {was}, and it is set to {asked}.",
+            f"Tick {label('dim_from_weights')}, or set {label(key)} to {was}.",
         )
 
 
@@ -208,6 +209,10 @@ def _other_options(path: Path, target: Target, found: Shapes, wanted: Shapes) ->
         f"{path.name} was trained with another value of {label(keys[0])}: the tensors of its {target.name} are others.",
         f"Tick {label('dim_from_weights')}, or change {label(keys[0])}.",
     )
+
+
+def _shown(key: str, value: float) -> str:
+    return ("on" if value else "off") if by_name(Settings)[key].type is bool else f"{value:g}"
 
 
 def _set(wanted: Size | None, key: str) -> float:

@@ -1,8 +1,10 @@
 """Puts the LyCORIS types on a model, reads and writes their files."""
 
 import importlib
+import math
 from collections.abc import Mapping, Sequence, Set
 from functools import cache
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, Self
 
 import torch
@@ -18,12 +20,12 @@ from trainer.adapters.start import Size, label
 from trainer.adapters.walk import Target, targets
 from trainer.declare import settings_of
 from trainer.report import Failure
+from trainer.settings import Settings
 from trainer.settings.lycoris import Lycoris as Options
 from trainer.settings.network import Network
 
 if TYPE_CHECKING:
     from trainer.models import Model
-    from trainer.settings import Settings
 
 PRESET = "LyCORIS_preset"
 
@@ -36,7 +38,7 @@ def update_class(algo: str) -> type[Update]:
     return kind
 
 
-def meant(settings: "Settings") -> "Settings":
+def meant(settings: Settings) -> Settings:
     """The settings with those that mean nothing to the LoRA type at their defaults."""
     options = ADAPTERS[settings.LoRA_type].options
     others = [item for item in settings_of(Options) if item.name not in options] + [
@@ -51,7 +53,7 @@ class Lycoris(Adapter):
     updates: dict[str, Update]
 
     @classmethod
-    def targets_of(cls, model: "Model", settings: "Settings") -> list[Target]:
+    def targets_of(cls, model: "Model", settings: Settings) -> list[Target]:
         """The layers of the LyCORIS preset; without one, those of a LoRA, or of a LoCon with a convolution rank."""
         row, s = ADAPTERS[settings.LoRA_type], meant(settings)
         if PRESET not in row.options:
@@ -67,7 +69,7 @@ class Lycoris(Adapter):
         return found
 
     @classmethod
-    def sizes_of(cls, everything: Sequence[Target], settings: "Settings") -> dict[Target, Size]:
+    def sizes_of(cls, everything: Sequence[Target], settings: Settings) -> dict[Target, Size]:
         """The plan of each layer; where a type cannot go on a layer of the model it is said why."""
         plans = {
             target: update_class(_algo(target)).plan_for(_algo(target), target.layer, _own(target))
@@ -80,7 +82,7 @@ class Lycoris(Adapter):
     # Files
 
     @classmethod
-    def endings(cls, settings: "Settings", everything: Sequence[Target]) -> Set[str]:
+    def endings(cls, settings: Settings, everything: Sequence[Target]) -> Set[str]:
         """Those of every algorithm that the preset uses, and those of norms."""
         algos = {_algo(target) for target in everything} | {"norm"}
         return {ending for algo in algos for ending in update_class(algo).suffixes}
@@ -91,7 +93,7 @@ class Lycoris(Adapter):
         return is_complete(update_class(_algo(target)), endings)
 
     @classmethod
-    def size_in(cls, state: Mapping[str, Tensor], target: Target, settings: "Settings") -> Plan:
+    def size_in(cls, state: Mapping[str, Tensor], target: Target, settings: Settings) -> Plan:
         """Rank, alpha and shapes in a file; without an alpha the update counts once."""
         kind, algo = update_class(_algo(target)), _algo(target)
         shapes = {
@@ -107,28 +109,19 @@ class Lycoris(Adapter):
     @classmethod
     def shape_in(cls, state: Mapping[str, Tensor], target: Target) -> tuple[int, int] | None:
         """The layer's own shape if the tensors can be put together to a change of it, else None."""
-        plan = cls.size_in(state, target, _own(target))
-        weight = target.layer.weight
-        kind = update_class(plan.algo)
-        for ending, count in (("dora_scale", len(weight)), ("rescale", len(weight)), ("diff_b", len(weight))):
-            if ending in dict(plan.shapes) and state[f"{target.name}.{ending}"].numel() != count:
-                return None
-        try:
-            update = kind(target.layer, plan, _own(target), device="meta")
-            fits = update.diff(torch.empty(weight.shape, device="meta")).shape == weight.shape
-        except (RuntimeError, ValueError, KeyError, IndexError, ZeroDivisionError):
-            return None
+        plan, weight = cls.size_in(state, target, _own(target)), target.layer.weight
+        fits = _fits(plan, tuple(weight.shape))
         return (weight.shape[0], weight[0].numel()) if fits else None
 
     @classmethod
     def size_keys(cls, target: Target) -> tuple[str, str]:
         """Which settings rank and alpha of a layer come from."""
         rank, alpha = super().size_keys(target)
-        return (rank, "constrain") if _algo(target) == "diag-oft" else (rank, alpha)
+        return rank, {"diag-oft": "constrain", "ia3": "train_on_input"}.get(_algo(target), alpha)
 
     # One layer
 
-    def _put_on(self, root: nn.Module, sizes: Mapping[Target, Size], settings: "Settings") -> None:
+    def _put_on(self, root: nn.Module, sizes: Mapping[Target, Size], settings: Settings) -> None:
         self.updates = getattr(self, "updates", {})
         for target, size in sizes.items():
             assert isinstance(size, Plan)
@@ -136,7 +129,7 @@ class Lycoris(Adapter):
             update.put_on()
             self.updates[target.name] = update
 
-    def _add_dropouts(self, settings: "Settings") -> None:
+    def _add_dropouts(self, settings: Settings) -> None:
         """Each update has its own."""
 
     def train(self, mode: bool = True) -> Self:
@@ -195,6 +188,22 @@ class Lycoris(Adapter):
 
 
 CONSTANTS = ("alpha", "on_input")
+PER_OUTPUT = ("dora_scale", "rescale", "diff_b", "w_norm", "b_norm")
+"""Endings of tensors with a value for each output."""
+
+
+@cache
+def _fits(plan: Plan, weight: tuple[int, ...]) -> bool:
+    """Whether tensors of these shapes make a change of a weight: found out by making one, of zeros."""
+    if any(math.prod(shape) != weight[0] for ending, shape in plan.shapes if ending in PER_OUTPUT):
+        return False
+    W = torch.zeros(weight)
+    layer: Any = SimpleNamespace(weight=W, bias=None, forward=None)
+    try:
+        update = update_class(plan.algo)(layer, plan, Settings(), device="cpu")
+        return update.diff(W).shape == W.shape
+    except (RuntimeError, ValueError, KeyError, IndexError, ZeroDivisionError):
+        return False
 
 
 def _algo(target: Target) -> str:

@@ -78,7 +78,7 @@ class Update(nn.Module):
 
     def _make(self, place: torch.device | str) -> None:
         for ending, shape in self.plan.shapes:
-            weight = torch.empty(shape, dtype=torch.float32, device=place)
+            weight = torch.zeros(shape, dtype=torch.float32, device=place)
             self.register_parameter(_attribute(ending), nn.Parameter(weight, requires_grad=False))
 
     # What a type says
