@@ -136,7 +136,7 @@ def test_what_cannot_be_meant_is_a_sentence(key: str, text: str, said: str) -> N
     ((found, message),) = complaints(Settings(LoRA_type="Kohya LoCon", **{key: text}), SD)
     assert found == key
     assert said in message
-    with pytest.raises(Failure, match="LR|Block|Conv"):
+    with pytest.raises(Failure, match=r"LR|Block|Conv"):
         attached(LoRA_type="Kohya LoCon", **{key: text})
 
 
