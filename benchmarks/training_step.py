@@ -44,6 +44,7 @@ def main() -> None:
     parser.add_argument("--type", default="Standard", help="LoRA type")
     parser.add_argument("--dim", type=int, default=16)
     parser.add_argument("--checkpointing", action="store_true")
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="any other setting")
     given = parser.parse_args()
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
         turns = measure(given, Path(folder))
@@ -137,7 +138,7 @@ def settings(given: argparse.Namespace, data: Path, output: Path) -> Settings:
         train_batch_size=given.batch, max_train_steps=(given.turns + 1) * given.steps, text_encoder_lr=0,
         optimizer=given.optimizer, mixed_precision=given.mixed_precision, network_dim=given.dim, LoRA_type=given.type,
         conv_dim=8, gradient_checkpointing=given.checkpointing, save_every_n_epochs=0,
-        num_cpu_threads_per_process=torch.get_num_threads(),
+        num_cpu_threads_per_process=torch.get_num_threads(), **dict(pair.split("=", 1) for pair in given.set),
     )  # fmt: skip
 
 

@@ -55,7 +55,9 @@ def test_without_xformers_sdpa_takes_its_place_and_a_note_says_so(monkeypatch: p
     model = tiny_model()
     choose_attention(model, Settings(xformers="xformers"), report)  # type: ignore[arg-type]
     assert {type(way).__name__ for way in model.unet.attn_processors.values()} == {"AttnProcessor2_0"}
-    assert report.notes == ["CrossAttention: the package xformers is not installed here; sdpa is used, with the same result."]
+    assert report.notes == [
+        "CrossAttention: the package xformers is not installed here; sdpa is used, with the same result."
+    ]
 
 
 def test_on_the_processor_xformers_is_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -70,7 +72,9 @@ def test_with_xformers_its_kernel_is_called(monkeypatch: pytest.MonkeyPatch) -> 
     """A stand-in of the package's one function, by its documented formula; inputs are [B heads, N, d]."""
     called = []
 
-    def kernel(query: Tensor, key: Tensor, value: Tensor, attn_bias: Any = None, op: Any = None, scale: float | None = None) -> Tensor:
+    def kernel(
+        query: Tensor, key: Tensor, value: Tensor, attn_bias: Any = None, op: Any = None, scale: float | None = None
+    ) -> Tensor:
         called.append(query.shape)
         return F.scaled_dot_product_attention(query, key, value, scale=scale)
 

@@ -26,7 +26,9 @@ def chosen(**values: Any) -> tuple[Precision, list[str]]:
 def test_the_processor_calculates_in_full_and_says_so(word: str) -> None:
     precision, notes = chosen(mixed_precision=word)
     assert (precision.dtype, precision.trained, precision.eight_bit) == (torch.float32, torch.float32, False)
-    assert notes == [f"Mixed precision: {word} is for graphics cards; the processor is faster and more exact without, so this run uses no (float32)."]
+    assert notes == [
+        f"Mixed precision: {word} is for graphics cards; the processor is faster and more exact without, so this run uses no (float32)."
+    ]
 
 
 @pytest.mark.parametrize(("values", "dtype", "trained", "eight_bit"), [

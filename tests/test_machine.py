@@ -9,7 +9,9 @@ from trainer.hardware import FP8_BASE, UNKNOWN, Hardware
 from trainer.settings import Settings
 
 CPU, CARD = Hardware(), Hardware("cuda", "a card")
-MAC = Hardware("mps", "a Mac", {FP8_BASE: "8-bit weights are not supported by a Mac", "fp8": "a Mac cannot multiply in 8 bits"})
+MAC = Hardware(
+    "mps", "a Mac", {FP8_BASE: "8-bit weights are not supported by a Mac", "fp8": "a Mac cannot multiply in 8 bits"}
+)
 
 
 @pytest.fixture(autouse=True)
@@ -21,9 +23,17 @@ def _tools(monkeypatch: pytest.MonkeyPatch) -> None:
 
 PROBLEMS: list[tuple[Hardware, dict[str, Any], str]] = [
     (CPU, {"full_fp16": True}, "Full fp16 training (experimental): fp16 is for graphics cards"),
-    (CPU, {"full_bf16": True, "mixed_precision": "bf16"}, "Full bf16 training (experimental): bf16 is for graphics cards"),
+    (
+        CPU,
+        {"full_bf16": True, "mixed_precision": "bf16"},
+        "Full bf16 training (experimental): bf16 is for graphics cards",
+    ),
     (CARD, {"full_fp16": True, "full_bf16": True}, "Full fp16 training (experimental): excludes Full bf16"),
-    (CARD, {"full_fp16": True, "mixed_precision": "bf16"}, "Full fp16 training (experimental): needs Mixed precision fp16; it is bf16."),
+    (
+        CARD,
+        {"full_fp16": True, "mixed_precision": "bf16"},
+        "Full fp16 training (experimental): needs Mixed precision fp16; it is bf16.",
+    ),
     (CARD, {"full_bf16": True}, "Full bf16 training (experimental): needs Mixed precision bf16; it is fp16."),
     (MAC, {"fp8_base": True}, "fp8 base: 8-bit weights are not supported by a Mac."),
     (MAC, {"fp8_base_unet": True}, "fp8 base U-Net only: 8-bit weights are not supported by a Mac."),
@@ -46,7 +56,9 @@ REMARKS: list[tuple[Hardware, dict[str, Any], str]] = [
 
 
 @pytest.mark.parametrize(("here", "values", "sentence"), PROBLEMS)
-def test_what_cannot_be_done(here: Hardware, values: dict[str, Any], sentence: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_cannot_be_done(
+    here: Hardware, values: dict[str, Any], sentence: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(hardware, "hardware", lambda: here)
     s = Settings(**{"optimizer": "AdamW8bit", **values})
     found = [*machine.problems(s), *checks.precision(s)]

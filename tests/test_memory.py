@@ -23,14 +23,18 @@ def test_first_what_costs_nothing_then_time_then_exactness_then_the_result() -> 
                    optimizer="AdamW", network_dim=64, max_resolution="1024,1024")  # fmt: skip
     order = ["highvram", "CrossAttention", "Cache latents", "Mixed precision", "Train batch size", "Gradient checkpointing",
              "AdamW8bit", "fp8 base", "lowvram", "Text Encoder learning rate", "Network Rank", "Max resolution", "close"]  # fmt: skip
-    assert [next(place for place, text in enumerate(found) if word in text) for word in order] == list(range(len(order)))
+    assert [next(place for place, text in enumerate(found) if word in text) for word in order] == list(
+        range(len(order))
+    )
     assert len(found) == len(order)
 
 
 def test_nothing_is_advised_twice_over() -> None:
     found = advice(gradient_checkpointing=True, fp8_base=True, lowvram=True, optimizer="AdamW8bit", text_encoder_lr=0)
     assert found == ["close other programs that use the graphics card"]
-    assert advice(device=CPU, gradient_checkpointing=True, fp8_base=True, text_encoder_lr=0)[-1] == "close other programs"
+    assert (
+        advice(device=CPU, gradient_checkpointing=True, fp8_base=True, text_encoder_lr=0)[-1] == "close other programs"
+    )
 
 
 def test_each_phase_has_its_own_advice() -> None:
@@ -44,7 +48,9 @@ def test_each_phase_has_its_own_advice() -> None:
 def test_sdxl_can_drop_its_text_encoders() -> None:
     assert any("Cache text encoder outputs" in text for text in advice(sdxl=True))
     assert not any("Cache text encoder outputs" in text for text in advice())
-    assert not any("Cache text encoder outputs" in text for text in advice(sdxl=True, sdxl_cache_text_encoder_outputs=True))
+    assert not any(
+        "Cache text encoder outputs" in text for text in advice(sdxl=True, sdxl_cache_text_encoder_outputs=True)
+    )
 
 
 def test_several_pictures_at_once_become_several_batches() -> None:
@@ -53,7 +59,10 @@ def test_several_pictures_at_once_become_several_batches() -> None:
 
 
 def test_the_sentence_names_the_phase() -> None:
-    with pytest.raises(Failure, match=r"^There was not enough memory for preparing the pictures\.") as failed, memory_for(PREPARING, Settings(), CPU):
+    with (
+        pytest.raises(Failure, match=r"^There was not enough memory for preparing the pictures\.") as failed,
+        memory_for(PREPARING, Settings(), CPU),
+    ):
         raise RuntimeError("DefaultCPUAllocator: can't allocate memory")
     assert "Try in this order" in failed.value.advice
 

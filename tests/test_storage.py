@@ -11,6 +11,7 @@ from torch.nn import functional as F
 from tests import trainings
 from tests.tiny import listener, tiny_model, tiny_sd15
 from tests.trainings import losses, make_pictures, tensors
+from trainer import storage
 from trainer.adapters import attach
 from trainer.devices import Precision
 from trainer.models import Model
@@ -111,7 +112,9 @@ def test_which_parts_are_kept_small(values: dict[str, Any], unet: bool, text: bo
     for name, weight in model.unet.named_parameters():
         small = unet and weight.ndim > 1 and name.split(".")[0] not in KEPT
         assert (weight.dtype == FLOAT8) is small, name
-    assert all(weight.dtype == torch.float32 for name, weight in model.text_encoders[0].named_parameters() if "embed" in name)
+    assert all(
+        weight.dtype == torch.float32 for name, weight in model.text_encoders[0].named_parameters() if "embed" in name
+    )
 
 
 def size_of(model: Model) -> int:
@@ -192,3 +195,25 @@ def test_what_is_trained_itself_stays_as_it_is() -> None:
     frozen.store()
     assert type(layer) is nn.Conv2d
     assert isinstance(model.unet.mid_block.resnets[0].conv1, StoredConv2d)
+
+
+def test_wide_convolutions_are_kept_with_their_channels_last_and_give_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    x, t, told = torch.randn(1, 4, 8, 8), torch.tensor([7]), torch.randn(1, 77, 16)
+    found = []
+    for least in (1 << 30, 16):
+        monkeypatch.setattr(storage, "WIDE", least)
+        model = tiny_model()
+        s = Settings(LoRA_type="Kohya LoCon", conv_dim=2, optimizer="AdamW", seed=1)
+        frozen = Frozen(model, s, Precision(CPU))
+        adapter = attach(model, s, listener())
+        frozen.store(adapter.unet_parameters)
+        output = model.unet(x, t, told, return_dict=False)[0]
+        output.square().sum().backward()
+        last = model.unet.conv_in.weight.is_contiguous(memory_format=torch.channels_last)
+        found.append((last, output.detach(), [weight.grad for weight in adapter.unet_parameters]))
+    assert [last for last, *_ in found] == [False, True]
+    assert torch.allclose(found[0][1], found[1][1], atol=1e-5)
+    for one, other in zip(found[0][2], found[1][2], strict=True):
+        assert one is not None
+        assert other is not None
+        assert torch.allclose(one, other, atol=1e-4)

