@@ -107,6 +107,17 @@ def _size(s: Settings, note: Problem) -> list[Problem]:
     return found(s.changed(**(note.fix or {})), NOTES) if note.key == "v_parameterization" else []
 
 
+def test_a_lora_with_text_does_not_go_with_dropped_text_encoders(models: dict[str, Path], tmp_path: Path) -> None:
+    import torch
+    from safetensors.torch import save_file
+
+    for name, count in (("lora_unet_x", 0), ("lora_te1_x", 1)):
+        file = tmp_path / f"{name}.safetensors"
+        save_file({f"{name}.lora_down.weight": torch.zeros(1, 1)}, file)
+        problems = found(settings(models, "sdxl", **CACHED, network_weights=str(file)))
+        assert [problem.key for problem in problems] == ["network_weights"] * count
+
+
 def test_the_name_of_a_vae_may_say_more_than_its_file(models: dict[str, Path], tmp_path: Path) -> None:
     from safetensors.torch import load_file, save_file
 

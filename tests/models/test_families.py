@@ -16,7 +16,7 @@ from trainer.report import Failure
 from trainer.settings import Settings
 
 CPU = torch.device("cpu")
-KINDS = [("sd15", True), ("sd2", False), ("sd2", True), ("sdxl", False), ("sdxl", True)]
+KINDS = [("sd15", True), ("sd2", False), ("sdxl", False), ("sdxl", True)]
 
 
 def load(path: Path | str, dtype: torch.dtype = torch.float32, report: Any = None, **values: Any) -> Model:

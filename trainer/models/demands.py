@@ -5,7 +5,8 @@ from typing import Any
 
 from trainer.declare import Problem, by_name
 from trainer.models.families import FAMILY_NAMES
-from trainer.models.identify import Identity, identify
+from trainer.models.headers import Broken, read_shapes
+from trainer.models.identify import Identity, find, identify
 from trainer.models.vae import identify_vae
 from trainer.settings import Settings
 
@@ -86,6 +87,15 @@ def cached_text(s: Settings) -> Iterator[Problem]:
                 {other: off},
                 f"Switch {label(other)} off",
             )
+
+
+def _holds_text(name: str) -> bool:
+    path = find(name.strip().strip('"'))
+    try:
+        shapes = read_shapes(path)[1] if path is not None and path.is_file() else {}
+    except (Broken, OSError):  # said where the file is looked at for itself
+        return False
+    return any(key.startswith("lora_te") for key in shapes)
 
 
 def bucket_steps(s: Settings) -> Iterator[Problem]:
