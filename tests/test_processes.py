@@ -376,6 +376,8 @@ def test_the_interface_that_leads_there() -> None:
 
 # Training.
 
+thorough = pytest.mark.skipif("LOOM_LARGE_TESTS" not in os.environ, reason="takes long: set LOOM_LARGE_TESTS")
+
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -536,6 +538,25 @@ def test_two_machines(model: Path, work: Path, tmp_path: Path) -> None:
     assert "This is machine 2 of 2." in log(other)
 
 
+@thorough
+@pytest.mark.slow
+def test_a_stop_on_either_machine_stops_both(model: Path, work: Path, tmp_path: Path) -> None:
+    data = make_pictures(tmp_path / "data", count=4, repeats=1)
+    s = trainings.settings(model, data, tmp_path / "out", num_processes=2, num_machines=2, main_process_port=port())
+    s = s.changed(main_process_ip="127.0.0.1", epoch=100_000)
+    (main, first), (other, second) = start(s), start(s.changed(machine_rank=1))
+    wait(lambda: status(main).get("step"), 60)
+    runfolder.command(other, "save")
+    runfolder.command(other, "stop")
+    assert (first.wait(30), second.wait(30)) == (3, 3), log(main) + log(other)
+    reasons = {status(folder)["reason"] for folder in (main, other)}
+    assert len(reasons) == 1
+    assert reasons.pop().startswith("Stopped after step ")
+    assert any("Ask for this on the main machine" in event.text for event in happened(other) if isinstance(event, Note))
+    assert list((tmp_path / "out").glob("*-state"))
+
+
+@thorough
 @pytest.mark.slow
 def test_machines_with_other_pictures_do_not_train(model: Path, work: Path, tmp_path: Path) -> None:
     """What goes wrong on one machine is told on both."""
@@ -550,6 +571,7 @@ def test_machines_with_other_pictures_do_not_train(model: Path, work: Path, tmp_
         assert "same Image folder" in status(folder)["advice"]
 
 
+@thorough
 @pytest.mark.slow
 def test_torchrun_starts_it_as_well(model: Path, work: Path, tmp_path: Path) -> None:
     """With two batches in each process the sum is made in another order than by one process: equal to 1e-5."""

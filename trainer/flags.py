@@ -46,6 +46,8 @@ REFUSED = {
     "use_megatron_lm": "splitting a model over devices is not offered: each process holds the whole model",
     "tpu": "TPUs are not supported",
     "config_file": "configuration files of accelerate are not read; write what it says into the fields here",
+    "log_dir": "the log of the run holds what every process says",
+    "tee": "the log of the run holds what every process says",
     "max_restarts": "a run that failed is not started again by itself; use Resume on the run",
 }
 

@@ -69,6 +69,7 @@ def _lead(job: str, wanted: Launch, meeting: Meeting, report: Reporter) -> None:
     with report.lent(), _crew(job, wanted, meeting, report) as crew:
         trouble = _watch(crew, wanted, meeting, report)
     if report.ended is None:
+        _hear_out(meeting, trouble, patience=10.0)
         raise trouble or Failure("The processes ended without a word.", "The log may tell more.")
     meeting.end(report.ended.state, report.ended.reason, report.ended.advice)
 
@@ -78,12 +79,21 @@ def _follow(job: str, wanted: Launch, meeting: Meeting, report: Reporter) -> Non
     report.phase("training for the main machine")
     with _crew(job, wanted, meeting, report) as crew:
         trouble = _watch(crew, wanted, meeting, report)
-    until = time.monotonic() + AFTERWARDS
-    while not meeting.hear_the_end():
-        own = trouble is not None and not isinstance(trouble, LostEachOther)
-        if own or time.monotonic() > until:
-            raise trouble or Failure("The main machine did not tell how the run ended.")
+    if not _hear_out(meeting, trouble, patience=AFTERWARDS):
+        raise trouble or Failure("The main machine did not tell how the run ended.", KEPT)
+
+
+def _hear_out(meeting: Meeting, trouble: Failure | None, patience: float) -> bool:
+    """What another machine says about the end: whether it finished; raises what it tells otherwise. Whoever has a
+    trouble of its own need not ask."""
+    until = time.monotonic() + patience
+    while meeting.machines > 1 and (trouble is None or isinstance(trouble, LostEachOther)):
+        if meeting.hear_the_end():
+            return True
+        if time.monotonic() > until:
+            break
         time.sleep(LOOK_EVERY)
+    return False
 
 
 def _watch(crew: PContext, wanted: Launch, meeting: Meeting, report: Reporter) -> Failure | None:

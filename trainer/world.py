@@ -22,6 +22,7 @@ from torch import Tensor
 
 from trainer.devices import is_out_of_memory
 from trainer.processes import ALONE, Deserted, Place, here
+from trainer.report import Failure
 
 if TYPE_CHECKING:
     from torch import nn
@@ -47,8 +48,19 @@ class World:
         if place.size > 1:
             with _others_may_be_gone():
                 dist.init_process_group("gloo", timeout=PATIENCE)
-                if device is not None and device.type != "cpu":
-                    self._gradients = dist.new_group(backend=BACKENDS[device.type])
+            self._gradients = self._among(device or torch.device("cpu"))
+
+    def _among(self, device: torch.device) -> dist.ProcessGroup | None:
+        """The way between devices of this kind; `Failure` when the main process has another kind."""
+        kind = self.read(device.type)
+        if kind != device.type:
+            reason = f"The main process has a device of the kind {kind}, {self.place} one of the kind {device.type}."
+            advice = "Give each process a graphics card: see Number of processes and GPU IDs."
+            raise Failure(reason, advice, "num_processes")
+        if device.type == "cpu":
+            return None
+        with _others_may_be_gone():
+            return dist.new_group(backend=BACKENDS[device.type])
 
     @property
     def size(self) -> int:
