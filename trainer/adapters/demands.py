@@ -70,17 +70,12 @@ def unit(s: Settings) -> Iterator[Problem]:
     """DyLoRA's blocks fill the rank."""
     if not _has(s, "unit") or s.dim_from_weights:
         return
-    for key in ("network_dim", "conv_dim"):
-        rank = getattr(s, key)
-        if rank % s.unit:
-            divisors = [number for number in range(1, s.unit) if rank % number == 0]
-            yield problem(
-                "unit",
-                f"{s.unit} does not divide {KNOWN[key].label} {rank}.",
-                {"unit": divisors[-1]},
-                f"Use {divisors[-1]}",
-            )
-            return
+    ranks = {key: getattr(s, key) for key in ("network_dim", "conv_dim")}
+    wrong = [key for key, rank in ranks.items() if rank % s.unit]
+    if wrong:
+        best = max(unit for unit in range(1, s.unit) if not any(rank % unit for rank in ranks.values()))
+        message = f"{s.unit} does not divide {KNOWN[wrong[0]].label} {ranks[wrong[0]]}."
+        yield problem("unit", message, {"unit": best}, f"Use {best}")
 
 
 def widths(s: Settings) -> Iterator[Problem]:
