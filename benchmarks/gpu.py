@@ -4,8 +4,8 @@
     python -m benchmarks.gpu --family sdxl --only bf16,fp8
     python -m benchmarks.gpu --tiny --steps 2       a tiny model, on any machine: only to see that it works
 
-Nothing is downloaded: weights are random, of the real shapes, in a single file that the run loads as it would any other.
-Every row is a run of its own in a process of its own, with U-Net and text cached as people train. `images/s` is the
+Nothing is downloaded: weights are random, of the real shapes, in a single file that the run loads like any other. Every
+row is a run of its own in a process of its own, with U-Net and text cached as people train. `images/s` is the
 median of the steps after the first two; `memory` is the most the run held on the card, in all phases; `TFLOP/s` counts
 two passes of the frozen U-Net an image. A row that cannot run says why.
 """
@@ -19,6 +19,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -137,7 +138,7 @@ def run_row(given: argparse.Namespace) -> dict[str, Any]:
         times.append(time.perf_counter())
         real(desk)
 
-    training.Desk.after_step = after_step  # type: ignore[method-assign]
+    training.Desk.after_step = after_step  # type: ignore[assignment,method-assign]
     with tempfile.TemporaryDirectory(prefix="loom-gpu-", ignore_cleanup_errors=True) as folder:
         data = make_pictures(Path(folder) / "data", count=2 * batch, repeats=1)
         s = Settings(
@@ -156,7 +157,7 @@ def run_row(given: argparse.Namespace) -> dict[str, Any]:
                 training.train(s, report)
         except Failure as failure:
             return {"failed": failure.reason}
-    took = [after - before for before, after in zip(times[1:], times[2:], strict=False)]
+    took = [after - before for before, after in pairwise(times[1:])]
     step = statistics.median(took[1:] or took)
     return {"step": step, "images": batch / step, "first": times[1] - times[0], "memory": peak_memory(device),
             "loss": statistics.mean(found)}  # fmt: skip

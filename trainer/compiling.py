@@ -166,7 +166,7 @@ def many_graphs() -> Iterator[None]:
     """Inside, PyTorch may compile for many widths and picture sizes, and fails aloud when even these are too many."""
     import torch._dynamo.config
 
-    wanted = {
+    wanted: dict[str, Any] = {
         "recompile_limit": GRAPHS, "accumulated_recompile_limit": 4 * GRAPHS, "fail_on_recompile_limit_hit": True,
     }  # fmt: skip
     with torch._dynamo.config.patch(**wanted):

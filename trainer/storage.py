@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.nn.grad import conv2d_input
 
 if TYPE_CHECKING:
     from trainer.devices import Precision
@@ -45,7 +46,7 @@ class Frozen:
     def __init__(self, model: Model, s: Settings, precision: Precision) -> None:
         self.model, self.precision = model, precision
         if precision.device.type in ("cpu", "cuda") and widest(model.unet) >= WIDE:
-            nn.Module.to(model.unet, memory_format=torch.channels_last)
+            nn.Module.to(model.unet, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.far = is_far(s, precision.device)
         """Whether the U-Net waits in the processor's memory."""
         unet = s.fp8_base or s.fp8_base_unet or precision.eight_bit
@@ -82,11 +83,12 @@ class Frozen:
         kept = (weight.float() / scale).to(FLOAT8) if small else weight
         if is_unet and self.far:
             kept = kept.cpu().pin_memory() if self.precision.device.type == "cuda" else kept.cpu()
-        layer.number_format = weight.dtype
         layer.register_buffer("scale", torch.tensor(scale, device=self.precision.device), persistent=False)
         layer._parameters["weight"] = nn.Parameter(kept, requires_grad=False)
         layer.__class__ = StoredLinear if isinstance(layer, nn.Linear) else StoredConv2d
-        layer.eight_bit = self.precision.eight_bit and is_unet and not any(size % 16 for size in weight.shape)
+        stored: Any = layer
+        stored.number_format = weight.dtype
+        stored.eight_bit = self.precision.eight_bit and is_unet and not any(size % 16 for size in weight.shape)
 
 
 def widest(part: nn.Module) -> int:
@@ -152,7 +154,7 @@ class Stored(nn.Module):
         return x.to(dtype), None if bias is None else bias.to(dtype)
 
 
-class StoredLinear(Stored, nn.Linear):
+class StoredLinear(Stored, nn.Linear):  # type: ignore[override]
     """y = W x + b with W fetched when needed."""
 
     def forward(self, input: Tensor) -> Tensor:
@@ -162,7 +164,7 @@ class StoredLinear(Stored, nn.Linear):
         return kind.apply(x, self.kept, self.scale, bias)  # type: ignore[no-any-return, no-untyped-call]
 
 
-class StoredConv2d(Stored, nn.Conv2d):
+class StoredConv2d(Stored, nn.Conv2d):  # type: ignore[override]
     """y = W * x + b with W fetched when needed."""
 
     def forward(self, input: Tensor) -> Tensor:
@@ -232,7 +234,7 @@ class _Conv2d(torch.autograd.Function):
         to_input, to_bias = ctx.needs_input_grad[0], ctx.needs_input_grad[3]
         weight = fetch(kept, scale, grad.dtype)
         return (
-            torch.nn.grad.conv2d_input(ctx.size, weight, grad, *ctx.shape) if to_input else None,
+            conv2d_input(ctx.size, weight, grad, *ctx.shape) if to_input else None,
             None,
             None,
             grad.sum((0, 2, 3)) if to_bias else None,
