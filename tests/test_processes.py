@@ -25,11 +25,15 @@ from trainer.hardware import Hardware
 from trainer.launcher import why
 from trainer.meeting import Meeting, alike, interface_of
 from trainer.plan import make_plan
-from trainer.processes import Place, here, is_free, take_device
+from trainer.processes import Deserted, Place, here, is_free, take_device
 from trainer.report import Failure, Quiet, Reporter, Stopped
 from trainer.settings import Settings
 from trainer.training import Training
-from trainer.world import _bundles
+from trainer.world import World, _bundles
+
+LONG = 240
+"""Seconds for what takes ten on a machine that has nothing else to do."""
+
 
 # What the settings say.
 
@@ -216,6 +220,60 @@ def test_small_gradients_travel_together_and_types_apart(monkeypatch: pytest.Mon
     assert [[tensor.numel() for tensor in bundle] for bundle in found] == [[4, 4], [4], [20], [1, 1]]
     mixed = [torch.zeros(1), torch.zeros(1, dtype=torch.bfloat16), torch.zeros(1, dtype=torch.bfloat16)]
     assert [len(bundle) for bundle in _bundles(mixed)] == [1, 2]
+
+
+@pytest.fixture
+def world() -> Iterator[World]:
+    """The first of two processes, whose other one says nothing: sums are its own."""
+    torch.distributed.init_process_group("gloo", store=torch.distributed.HashStore(), rank=0, world_size=1)
+    alone = World()
+    alone.place = Place(0, 2)
+    yield alone
+    alone.leave()
+    assert not torch.distributed.is_initialized()
+
+
+def test_what_is_added_up_keeps_its_place_and_shape(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("trainer.world.BUNDLE", 100)
+    shapes = [(3,), (2, 3, 2, 2), (8, 4, 4, 4), (), (5,)]
+    parameters = [torch.nn.Parameter(torch.zeros(shape)) for shape in shapes]
+    for parameter in parameters[:-1]:
+        parameter.grad = torch.randn_like(parameter)
+        if parameter.ndim == 4:  # as convolutions in channels_last have them, alone in a message and in company
+            parameter.grad = parameter.grad.to(memory_format=torch.channels_last)
+    before = [parameter.grad for parameter in parameters]
+    values = [None if gradient is None else gradient.clone() for gradient in before]
+    loss = torch.tensor(0.5)
+    world.add_up(loss, parameters)
+    assert loss == 0.5
+    assert parameters[-1].grad is None
+    for parameter, gradient, value in zip(parameters[:-1], before, values, strict=False):
+        assert parameter.grad is gradient  # windows of a long vector stay windows
+        assert gradient is not None
+        assert value is not None
+        assert torch.equal(gradient, value)
+
+
+def test_what_the_main_process_says_is_heard(world: World) -> None:
+    assert world.hear(2**40 + 7) == 2**40 + 7
+    assert world.read("Grüße\n") == "Grüße\n"
+    assert world.read("") == ""
+    assert [world.agree(word) for word in ("stop", "pause", None, "nonsense")] == ["stop", "pause", None, None]
+    world.wait()
+    assert [list(World(Place(rank, 1)).share(range(5))) for rank in (0,)] == [[0, 1, 2, 3, 4]]
+    assert list(world.share(range(5, 12))) == [5, 7, 9, 11]
+
+
+def test_a_lost_neighbour_is_no_error_of_ours(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    def gone(*args: Any, **more: Any) -> None:
+        raise RuntimeError("Connection closed by peer [127.0.0.1]:1\nframe #0")
+
+    monkeypatch.setattr(torch.distributed, "all_reduce", gone)
+    with pytest.raises(Deserted, match="Connection closed"):
+        world.add_up(torch.zeros(()), [])
+    monkeypatch.setattr(torch.distributed, "all_reduce", lambda *args, **more: torch.empty(10**15))
+    with pytest.raises(RuntimeError):  # memory that runs out is
+        world.add_up(torch.zeros(()), [])
 
 
 def quiet() -> Reporter:
@@ -441,12 +499,12 @@ def test_two_processes_learn_what_one_learns_with_twice_the_accumulation(
     whole = trainings.run(one, tmp_path / "whole")
 
     folder, child = start(s.changed(output_name="two", num_processes=2), "pause")
-    wait(lambda: status(folder).get("phase") == "paused" or child.poll() is not None, 60)
+    wait(lambda: status(folder).get("phase") == "paused" or child.poll() is not None, LONG)
     assert len(family(folder)) == 2
     runfolder.command(folder, "sample")
-    wait(lambda: status(folder).get("samples") == 1)
+    wait(lambda: status(folder).get("samples") == 1, LONG)
     child.send_signal(2)  # as Ctrl-C: only the launcher hears it
-    assert child.wait(30) == 3, log(folder)
+    assert child.wait(LONG) == 3, log(folder)
     first = happened(folder)
     assert (status(folder)["state"], status(folder)["step"]) == ("stopped", 1)
     assert [event.kind for event in first if isinstance(event, Sample | events.Ended)] == ["sample", "ended"]
@@ -454,7 +512,7 @@ def test_two_processes_learn_what_one_learns_with_twice_the_accumulation(
                 and Path(event.path).parent == tmp_path / "out")  # fmt: skip
 
     again, child = start(s.changed(output_name="two", num_processes=2, resume=str(state)))
-    assert child.wait(60) == 0, log(again)
+    assert child.wait(LONG) == 0, log(again)
     second = happened(again)
     assert trainings.losses(first) + trainings.losses(second) == trainings.losses(whole)
     assert_equal(tensors(tmp_path / "out" / "one.safetensors"), tensors(tmp_path / "out" / "two.safetensors"))
@@ -490,7 +548,7 @@ def test_a_killed_process_ends_the_run_with_a_reason(model: Path, work: Path, tm
     folder = runfolder.create("train", "x", s)
     runfolder.enqueue(folder)
     supervisor.start(1.0, (60, 60, 60))
-    wait(lambda: status(folder).get("step"), 60)
+    wait(lambda: status(folder).get("step"), LONG)
     launcher = running(folder)
     crew = family(folder)
     assert ports(launcher, *crew.values()) == {"127.0.0.1"}  # nobody outside this machine can join in
@@ -511,11 +569,11 @@ def test_processes_end_with_their_launcher(model: Path, work: Path, tmp_path: Pa
     data = make_pictures(tmp_path / "data", count=4, repeats=1)
     s = trainings.settings(model, data, tmp_path / "out", epoch=10_000, num_processes=2)
     folder, child = start(s)
-    wait(lambda: status(folder).get("step"), 60)
+    wait(lambda: status(folder).get("step"), LONG)
     crew = family(folder)
     child.kill()
-    child.wait(10)
-    wait(lambda: not any(process.is_running() for process in crew.values()), 10)
+    child.wait(LONG)
+    wait(lambda: not any(process.is_running() for process in crew.values()), LONG)
 
 
 @pytest.mark.slow
@@ -529,7 +587,7 @@ def test_two_machines(model: Path, work: Path, tmp_path: Path) -> None:
     elsewhere = str(tmp_path / "other out")
     (other, second) = start(both.changed(output_name="two", machine_rank=1, output_dir=elsewhere))
     (main, first) = start(both.changed(output_name="two"))
-    assert (first.wait(60), second.wait(60)) == (0, 0), log(main) + log(other)
+    assert (first.wait(LONG), second.wait(LONG)) == (0, 0), log(main) + log(other)
     assert_equal(tensors(tmp_path / "out" / "one.safetensors"), tensors(tmp_path / "out" / "two.safetensors"))
     assert not Path(elsewhere).exists()
     assert [status(folder)["state"] for folder in (main, other)] == ["finished", "finished"]
@@ -545,10 +603,10 @@ def test_a_stop_on_either_machine_stops_both(model: Path, work: Path, tmp_path: 
     s = trainings.settings(model, data, tmp_path / "out", num_processes=2, num_machines=2, main_process_port=port())
     s = s.changed(main_process_ip="127.0.0.1", epoch=100_000)
     (main, first), (other, second) = start(s), start(s.changed(machine_rank=1))
-    wait(lambda: status(main).get("step"), 60)
+    wait(lambda: status(main).get("step"), LONG)
     runfolder.command(other, "save")
     runfolder.command(other, "stop")
-    assert (first.wait(30), second.wait(30)) == (3, 3), log(main) + log(other)
+    assert (first.wait(LONG), second.wait(LONG)) == (3, 3), log(main) + log(other)
     reasons = {status(folder)["reason"] for folder in (main, other)}
     assert len(reasons) == 1
     assert reasons.pop().startswith("Stopped after step ")
@@ -565,7 +623,7 @@ def test_machines_with_other_pictures_do_not_train(model: Path, work: Path, tmp_
     s = trainings.settings(model, here, tmp_path / "out", num_processes=2, num_machines=2, main_process_port=at)
     s = s.changed(main_process_ip="127.0.0.1")
     both = [start(s), start(s.changed(machine_rank=1, train_data_dir=str(there)))]
-    assert [child.wait(60) for _, child in both] == [1, 1]
+    assert [child.wait(LONG) for _, child in both] == [1, 1]
     for folder, _ in both:
         assert status(folder)["reason"].startswith("Process 2 of 2: This machine sees other pictures"), log(folder)
         assert "same Image folder" in status(folder)["advice"]
@@ -581,7 +639,7 @@ def test_torchrun_starts_it_as_well(model: Path, work: Path, tmp_path: Path) -> 
     (tmp_path / "s.json").write_text(json.dumps(s.public()))
     words = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", "-m", "trainer", "train"]
     done = subprocess.run(
-        [sys.executable, *words, str(tmp_path / "s.json")], capture_output=True, text=True, timeout=120
+        [sys.executable, *words, str(tmp_path / "s.json")], capture_output=True, text=True, timeout=LONG
     )
     assert done.returncode == 0, done.stderr
     (folder,) = (work / "runs").iterdir()

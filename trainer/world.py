@@ -96,9 +96,10 @@ class World:
                 self._sum(some)
 
     def _sum(self, tensors: list[Tensor]) -> None:
-        flat = tensors[0] if len(tensors) == 1 else torch.cat([tensor.reshape(-1) for tensor in tensors])
+        # A view of a single tensor that lies in one piece, else a copy.
+        flat = torch.cat([tensor.reshape(-1) for tensor in tensors]) if len(tensors) > 1 else tensors[0].reshape(-1)
         dist.all_reduce(flat, group=self._gradients)
-        if len(tensors) > 1:
+        if flat.data_ptr() != tensors[0].data_ptr():
             for tensor, values in zip(tensors, flat.split([tensor.numel() for tensor in tensors]), strict=True):
                 tensor.copy_(values.view_as(tensor))
 
@@ -121,12 +122,11 @@ class World:
         """The main process's text."""
         if self.size == 1:
             return text
-        data = bytearray(text.encode())
+        data = text.encode()
         size = self.hear(len(data))
         with _others_may_be_gone():
-            page = torch.frombuffer(data, dtype=torch.uint8) if self.is_main else torch.empty(size, dtype=torch.uint8)
-            if size:
-                dist.broadcast(page, 0)
+            page = torch.tensor(list(data) if self.is_main else [0] * size, dtype=torch.uint8)
+            dist.broadcast(page, 0)
         return bytes(page.tolist()).decode()
 
     def wait(self) -> None:
