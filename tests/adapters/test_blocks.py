@@ -137,7 +137,7 @@ def test_what_cannot_be_meant_is_a_sentence(key: str, text: str, said: str) -> N
     assert found == key
     assert said in message
     with pytest.raises(Failure, match=r"LR|Block|Conv"):
-        attached(LoRA_type="Kohya LoCon", **{key: text})
+        attached(**{"LoRA_type": "Kohya LoCon", key: text})  # type: ignore[arg-type]
 
 
 def test_other_types_have_no_blocks() -> None:
@@ -276,7 +276,7 @@ def test_blocks_that_come_from_a_file_and_have_no_rate_stay_as_they_are(tmp_path
 
 
 def test_nothing_left_to_train_is_a_failure() -> None:
-    zeros = {"down_lr_weight": "zeros", "mid_lr_weight": "0", "up_lr_weight": "zeros", "text_encoder_lr": 0}
+    zeros: dict[str, Any] = {"down_lr_weight": "zeros", "mid_lr_weight": "0", "up_lr_weight": "zeros", "text_encoder_lr": 0}
     with pytest.raises(Failure, match="Nothing would be trained"):
         attached(**zeros)
     with pytest.raises(Failure, match="Nothing would be trained"):

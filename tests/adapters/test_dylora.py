@@ -16,6 +16,7 @@ from tests.tiny import tiny_folder, tiny_model
 from tests.trainings import losses, make_pictures, tensors
 from trainer import formats
 from trainer.adapters.lora import DOWN, UP
+from trainer.devices import Precision, lower
 from trainer.events import Saved, Step
 from trainer.report import Failure, Stopped
 
@@ -117,8 +118,8 @@ def test_files_and_parameters_share_their_values() -> None:
     assert weights[DOWN].shape == (4, 24, 3, 3)
     assert weights[UP].shape == (24, 4, 1, 1)
     blocks = adapter.learns(CONV)
-    assert torch.equal(torch.cat(blocks[DOWN]), weights[DOWN])
-    assert torch.equal(torch.cat(blocks[UP]).mT, weights[UP].flatten(1))
+    assert torch.equal(torch.cat([*blocks[DOWN]]), weights[DOWN])
+    assert torch.equal(torch.cat([*blocks[UP]]).mT, weights[UP].flatten(1))
     with torch.no_grad():
         blocks[UP][1].fill_(7)
     assert torch.equal(adapter.weights(CONV)[UP][:, 2:4].flatten(), torch.full((48,), 7.0))
@@ -252,3 +253,19 @@ def test_ranks_that_were_not_drawn_do_not_move(places: dict[str, Path], tmp_path
             assert blocks.sum() <= 1, key
             moved[int(blocks.sum())] += 1
     assert moved[1] > 0.8 * moved.total()
+
+
+def test_another_number_format_keeps_blocks_and_whole_together() -> None:
+    """Full bf16 training gives every parameter other memory; what learns must stay what is used and saved."""
+    _, adapter = taught(**KIND)
+    before = adapter.state_dict()
+    lower([*adapter.unet_parameters, *adapter.text_parameters], Precision(torch.device("cpu"), trained=torch.bfloat16))
+    for name, shape in SHAPES.items():
+        blocks = adapter.learns(name)
+        assert {weight.dtype for some in blocks.values() for weight in some} == {torch.bfloat16}
+        with torch.no_grad():
+            for weight in blocks[UP]:
+                weight.add_(1)
+        assert torch.equal(torch.cat([*blocks[UP]]).mT, adapter.weights(name)[UP].flatten(1))
+        torch.testing.assert_close(adapter.state_dict()[f"{name}.{UP}"], before[f"{name}.{UP}"] + 1, atol=1e-2, rtol=1e-2)
+        assert adapter.layers[name](torch.randn(shape)).dtype == torch.float32

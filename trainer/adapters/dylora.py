@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 
 class Rows:
-    """A matrix of which `unit` rows at a time learn: each such block is a parameter, a window of the `whole`.
+    """A matrix of which `unit` rows at a time learn: each such block is a parameter, a window of the whole.
 
     A block that was not drawn has no gradient, so that the optimizer leaves it alone: neither momentum nor weight decay
     moves it, and its count of steps stands still. This is what the reference's lists of rows do.
@@ -32,13 +32,22 @@ class Rows:
 
     def __init__(self, rows: int, shape: tuple[int, ...], unit: int, device: torch.device) -> None:
         self.unit = unit
-        self.whole = torch.zeros(rows, *shape, device=device)
-        self.blocks = [nn.Parameter(window, requires_grad=False) for window in self.whole.split(unit)]
+        self._whole = torch.zeros(rows, *shape, device=device)
+        self.blocks = [nn.Parameter(window, requires_grad=False) for window in self._whole.split(unit)]
+
+    @property
+    def whole(self) -> Tensor:
+        """All rows; put together anew after the blocks were given another number format or another device."""
+        if self.blocks[0].data_ptr() != self._whole.data_ptr():
+            self._whole = torch.cat([block.data for block in self.blocks])
+            for block, window in zip(self.blocks, self._whole.split(self.unit), strict=True):
+                block.data = window
+        return self._whole
 
     def learning(self, block: int) -> Tensor:
         """The whole, with gradients for one block alone."""
-        start = block * self.unit
-        return torch.cat([self.whole[:start], self.blocks[block], self.whole[start + self.unit :]])
+        start, whole = block * self.unit, self.whole
+        return torch.cat([whole[:start], self.blocks[block], whole[start + self.unit :]])
 
 
 class DyLoRA(LowRank):
