@@ -75,6 +75,13 @@ def cached_text(s: Settings) -> Iterator[Problem]:
             {"text_encoder_lr": 0.0},
             f"Set {label('text_encoder_lr')} to 0",
         )
+    if s.network_weights and _holds_text(s.network_weights):
+        yield problem(
+            "network_weights",
+            f"it holds layers of the text encoders, which {label(key)} drops.",
+            {key: False},
+            f"Untick {label(key)}",
+        )
     for other, off in (
         ("shuffle_caption", False),
         ("caption_dropout_rate", 0.0),
