@@ -85,6 +85,13 @@ def test_extra_arguments_that_cannot_be_followed_are_a_sentence(text: str, sente
     assert problem in list(Training().check(Settings(extra_accelerate_launch_args=text)))
 
 
+def test_a_problem_stands_where_its_cause_is() -> None:
+    found = list(Training().check(Settings(extra_accelerate_launch_args="--machine_rank 3")))
+    about = [problem for problem in found if "only one is 0" in problem.message]
+    assert [(problem.key, problem.fix) for problem in about] == [("extra_accelerate_launch_args", None)]
+    assert about[0].message.startswith("--machine_rank: 3 is not one of 1 machine")
+
+
 CPU = Hardware()
 TWO_CARDS = Hardware("cuda", "NVIDIA A100", {}, 40 << 30, 2)
 MAC = Hardware("mps", "arm64 Mac graphics", {}, 16 << 30, 1)
@@ -102,6 +109,7 @@ TWO_MACHINES = {"num_processes": 2, "num_machines": 2, "main_process_ip": "192.1
         (TWO_CARDS, {"num_processes": 2, "multi_gpu": True, "gpu_ids": "0, 1"}, "", ""),
         (TWO_CARDS, {"num_processes": 2, "gpu_ids": "all"}, "", ""),
         (TWO_CARDS, {"gpu_ids": "1"}, "", ""),
+        (TWO_CARDS, {"num_processes": 4, "extra_accelerate_launch_args": "--cpu"}, "", ""),
         (TWO_CARDS, {"gpu_ids": "0,7"}, "gpu_ids", "there is no 7 here: this machine has 2 graphics cards"),
         (TWO_CARDS, {"num_processes": 3}, "num_processes", "this machine has 2 graphics cards, not 3"),
         (TWO_CARDS, {"num_processes": 2, "gpu_ids": "1"}, "num_processes", "GPU IDs names 1, not 2"),

@@ -24,6 +24,8 @@ class Launch:
     wait: float = WAIT
     """Seconds to wait for the other machines."""
     on_the_processor: bool = False
+    moved: frozenset[str] = frozenset()
+    """The settings that the extra arguments decide."""
     problems: tuple[Problem, ...] = ()
 
     @property
@@ -64,7 +66,9 @@ def launch_of(s: Settings) -> Launch:
     wanted = {name: value for name, value in flags.items() if name in OF_SETTINGS}
     settings, problems = validate(Settings, {**s.model_dump(), **wanted})
     complaints = tuple(_problem(f"--{problem.key}: {problem.message}") for problem in problems)
-    return replace(launch, settings=s if complaints else settings, problems=complaints)
+    if complaints:
+        return replace(launch, problems=complaints)
+    return replace(launch, settings=settings, moved=frozenset(wanted))
 
 
 def read_flags(text: str) -> dict[str, str]:
@@ -119,6 +123,11 @@ def _timeout(text: str) -> float:
     if set(values) != {"timeout"} or not match or not float(values["timeout"]):
         raise ValueError("--rdzv_conf takes timeout=SECONDS, such as --rdzv_conf timeout=600")
     return float(values["timeout"])
+
+
+def at_home(problem: Problem, launch: Launch) -> Problem:
+    """A problem with a setting that the extra arguments decide is one with these: changing the field would not help."""
+    return _problem(f"--{problem.key}: {problem.message}") if problem.key in launch.moved else problem
 
 
 def _problem(message: str) -> Problem:

@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from trainer.declare import Problem, by_name
-from trainer.hardware import hardware
+from trainer.flags import launch_of
+from trainer.hardware import Hardware, hardware
 from trainer.settings import Settings
 
 KNOWN = by_name(Settings)
@@ -130,7 +131,7 @@ def _machines(s: Settings) -> Iterator[Problem]:
 
 
 def _devices(s: Settings) -> Iterator[Problem]:
-    machine = hardware()
+    machine = Hardware() if launch_of(s).on_the_processor else hardware()
     if s.multi_gpu and s.num_processes < 2:
         fix: dict[str, Any] = {"num_processes": machine.count} if machine.count > 1 else {"multi_gpu": False}
         label = f"Use {machine.count} processes" if machine.count > 1 else "Untick it"

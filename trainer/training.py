@@ -5,7 +5,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from trainer.declare import Problem, Section
-from trainer.flags import launch_of
+from trainer.flags import at_home, launch_of
 from trainer.jobs import Job
 from trainer.processes import here, take_device
 from trainer.settings import Settings
@@ -27,12 +27,13 @@ class Training(Job):
 
         launch = launch_of(settings)
         yield from launch.problems
-        yield from check(launch.settings)
+        yield from (at_home(problem, launch) for problem in check(launch.settings))
 
     def notes(self, settings: Any) -> Iterator[Problem]:
         from trainer.checks import notes
 
-        return notes(launch_of(settings).settings)
+        launch = launch_of(settings)
+        yield from (at_home(note, launch) for note in notes(launch.settings))
 
     def plan(self, settings: Any) -> Mapping[str, Any]:
         from trainer.plan import summary
