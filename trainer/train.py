@@ -324,7 +324,7 @@ class Desk:
 
     def sample_now(self) -> None:
         """Draw the sample prompts because somebody asked."""
-        if not self.painter.prompts:
+        if self.world.is_main and not self.painter.prompts:
             self.report.note("There is nothing to draw: Sample prompts is empty.", key="sample_prompts")
         self.painter.draw(self.progress)
 
