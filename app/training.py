@@ -18,6 +18,7 @@ from trainer import hardware
 from trainer.adapters import readers_of
 from trainer.declare import Problem, by_name, validate
 from trainer.jobs import jobs
+from trainer.models.hub import size_of
 from trainer.models.identify import FAMILY_NAMES, Identity, identify
 from trainer.settings import SECTIONS, Settings
 from trainer.settings.dataset import Images
@@ -115,19 +116,20 @@ def _identity(found: Identity) -> str:
     if found.note:
         return found.note
     family = FAMILY_NAMES.get(found.family or "", "")
-    return f"{', '.join(filter(None, (family, KINDS.get(found.kind, ''))))}." if family else ""
+    kind = KINDS.get(found.kind, "") + (size_of(found.name) if found.kind == "hub" else "")
+    return f"{', '.join(filter(None, (family, kind)))}." if family else ""
 
 
 def _read_from(found: Identity) -> tuple[dict[str, bool], dict[str, str]]:
     """(ticks that follow from the model; why, for each that is on or that only people know)."""
     fixed = {key: tick for key, tick in found.ticks.items() if tick is not None}
-    return fixed, {key: found.why for key, tick in found.ticks.items() if tick is not False}
+    return fixed, {key: found.reasons[key] for key, tick in found.ticks.items() if tick is not False}
 
 
 KINDS = {
     "single": "a single file",
     "diffusers": "a diffusers folder",
-    "hub": "fetched from the hub when the run starts, unless it is here already",
+    "hub": "fetched from the hub when the run starts unless it is here already",
 }
 
 
