@@ -87,7 +87,7 @@ def test_schedules_scale_all_groups_alike() -> None:
     assert start["textencoder plus"] == pytest.approx(2e-4)
 
 
-@pytest.mark.parametrize("name", [name for name, row in OPTIMIZERS.items() if row.finds_rate] + ["Adafactor"])
+@pytest.mark.parametrize("name", ["Prodigy", "DAdaptAdam", "Adafactor"])
 def test_optimizers_that_know_one_rate_refuse_others(name: str) -> None:
     with pytest.raises(Failure, match=r"LoRA\+ learning rate ratio: .* finds one rate") as failed:
         learner(optimizer=name, loraplus_lr_ratio=2)
@@ -161,16 +161,16 @@ def test_a_stopped_run_goes_on_exactly(
     kind: str, places: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("trainer.report.LOOK_EVERY", 0.0)
-    s = trainings.settings(*places, tmp_path / "out", max_train_steps=8, lr_scheduler="cosine", **{"conv_dim": 0, **GROUPS[kind]})
+    s = trainings.settings(*places, tmp_path / "out", max_train_steps=6, lr_scheduler="cosine", **{"conv_dim": 0, **GROUPS[kind]})
     whole = trainings.run(s.changed(output_name="whole"), tmp_path / "whole")
     with pytest.raises(Stopped):
-        trainings.run(s, tmp_path / "first", at={4: "stop"})
-    state = str(tmp_path / "out" / "small-step00000004-state")
+        trainings.run(s, tmp_path / "first", at={3: "stop"})
+    state = str(tmp_path / "out" / "small-step00000003-state")
     second = trainings.run(s.changed(resume=state), tmp_path / "second")
-    assert losses(second) == losses(whole)[4:]
+    assert losses(second) == losses(whole)[3:]
     assert [event.lr for event in second if isinstance(event, Step)] == [
         event.lr for event in whole if isinstance(event, Step)
-    ][4:]
+    ][3:]
     one, other = (tensors(tmp_path / "out" / f"{name}.safetensors") for name in ("whole", "small"))
     assert all(torch.equal(one[key], other[key]) for key in one)
     about = formats.read_metadata(tmp_path / "out" / "small.safetensors")

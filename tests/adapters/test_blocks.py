@@ -1,6 +1,7 @@
 """Blocks: which layer is in which, curves and lists as people write them, ranks, alphas and rates of every layer."""
 
 import math
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ import torch
 
 from tests.adapters.judges import READERS
 from tests.adapters.made import attached, drawn, read, taught
-from tests.adapters.test_walk import of_real_size
+from tests.adapters.test_walk import of_real_size as build
 from tests.tiny import tiny_folder, tiny_model
 from trainer import formats
 from trainer.adapters import readers_of
@@ -20,6 +21,12 @@ from trainer.adapters.walk import targets
 from trainer.declare import Problem
 from trainer.report import Failure
 from trainer.settings import Settings
+
+
+@cache
+def of_real_size(family: str) -> Any:
+    """A model's layers without their weights."""
+    return build(family)
 
 
 def listed(*values: float) -> str:
@@ -293,8 +300,9 @@ MIXED: dict[str, Any] = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("alphas", [True, False], ids=["own alphas", "own ranks"])
-@pytest.mark.parametrize("kind", ["Standard", "LoRA-FA", "Kohya DyLoRA"])
+@pytest.mark.parametrize(
+    ("kind", "alphas"), [("Standard", True), ("Standard", False), ("LoRA-FA", False), ("Kohya DyLoRA", False)]
+)
 def test_a_file_of_mixed_ranks_is_read(kind: str, alphas: bool, tmp_path: Path) -> None:
     """By everybody if blocks differ in rank alone. diffusers has one alpha for all attention layers of a U-Net."""
     options = {key: value for key, value in MIXED.items() if alphas or key != "block_alphas"}

@@ -224,17 +224,16 @@ def test_golden_losses(family: str, places: dict[str, Path], tmp_path: Path) -> 
     assert losses(trainings.run(s, tmp_path / "run")) == pytest.approx(GOLDEN[family], abs=1e-5)
 
 
-@pytest.mark.parametrize("optimizer", ["AdamW", "Prodigy"])
 @pytest.mark.usefixtures("_heard_at_once")
-def test_a_stopped_run_goes_on_exactly(optimizer: str, places: dict[str, Path], tmp_path: Path) -> None:
-    s = trainings.settings(places["sd15"], places["data"], tmp_path / "out", max_train_steps=8, optimizer=optimizer,
-                           **{**SMALL_RUN, "learning_rate": 1.0 if optimizer == "Prodigy" else 2e-3})  # fmt: skip
+def test_a_stopped_run_goes_on_exactly(places: dict[str, Path], tmp_path: Path) -> None:
+    """The same ranks are drawn as if it had not been stopped, and each block's count of steps is its own."""
+    s = trainings.settings(places["sd15"], places["data"], tmp_path / "out", max_train_steps=6, **SMALL_RUN)
     whole = trainings.run(s.changed(output_name="whole"), tmp_path / "whole")
     with pytest.raises(Stopped):
-        trainings.run(s, tmp_path / "first", at={4: "stop"})
-    state = str(tmp_path / "out" / "small-step00000004-state")
+        trainings.run(s, tmp_path / "first", at={3: "stop"})
+    state = str(tmp_path / "out" / "small-step00000003-state")
     second = trainings.run(s.changed(resume=state), tmp_path / "second")
-    assert losses(second) == losses(whole)[4:]
+    assert losses(second) == losses(whole)[3:]
     one, other = (tensors(tmp_path / "out" / f"{name}.safetensors") for name in ("whole", "small"))
     assert all(torch.equal(one[key], other[key]) for key in one)
 
