@@ -13,7 +13,6 @@ import os
 import shutil
 import signal
 import sys
-import tempfile
 import threading
 import time
 from collections.abc import Iterator, Mapping
@@ -134,7 +133,7 @@ def _crew(job: str, wanted: Launch, meeting: Meeting, report: Reporter) -> Itera
     count = wanted.local_size
     places = [Place(meeting.machine * count + i, wanted.settings.num_processes, i, count) for i in range(count)]
     words = ("-P", "-m", "trainer", job, str(report.folder))
-    logs = Path(tempfile.mkdtemp(prefix="loom-processes-"))
+    logs = report.folder / "processes"  # on their way into the log
     crew: PContext | None = None
     try:
         # In a thread of its own, or it would take the signals over that ask the run to stop.
