@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from html import escape
 from pathlib import Path
 
@@ -19,8 +19,10 @@ MANY_NOTES, FEW_FILES, LEFT_OUT_SHOWN = 3, 4, 200
 """Of each, what is shown without a click; and how many left-out files are named with one."""
 PICTURES = "train_data_dir"
 """Notes about this setting repeat, for the log, what the list of left-out pictures says better."""
-GROUPS = {"unet": "U-Net", "textencoder": "text encoder"}
-"""Groups of the optimizer as people call them."""
+PARTS = {"unet": "U-Net", "textencoder": "text encoder"}
+"""Beginnings of the names of the optimizer's groups, as people call them."""
+MANY_RATES = 8
+"""Groups up to which each rate is shown; of more, as blocks of their own rate make them, the range of each part."""
 
 
 def loss(view: View) -> str:
@@ -33,11 +35,9 @@ def loss(view: View) -> str:
     average = view.story.last.average if view.story.last else math.nan
     mean = f' <span class="loom-muted">average {average:.4f}</span>' if math.isfinite(average) else ""
     rates = dict(view.story.last.lr) if view.story.last else {}
-    if len(rates) > 1 and len(set(rates.values())) == 1:
-        rates = {"": next(iter(rates.values()))}
     shown = "".join(
-        f'<span data-key="{escape(name)}">{escape(GROUPS.get(name, name))} <b>{charts.rate(float(value))}</b></span>'
-        for name, value in rates.items()
+        f'<span data-key="{escape(name)}">{escape(_called(name))} <b>{value}</b></span>'
+        for name, value in _rates(rates).items()
     )
     curve = charts.loss_curve(points, view.steps, [end.step for end in view.story.epochs])
     return (
@@ -45,6 +45,24 @@ def loss(view: View) -> str:
         f'<figure class="loom-chart" data-chart>{curve}</figure>'
         + (f'<p class="loom-rates"><span class="loom-muted">Learning rate</span>{shown}</p>' if shown else "")
     )
+
+
+def _rates(rates: Mapping[str, float]) -> dict[str, str]:
+    """The learning rates by group; one if all are alike, ranges by part if there are many."""
+    if len(rates) > 1 and len(set(rates.values())) == 1:
+        return {"": charts.rate(float(next(iter(rates.values()))))}
+    if len(rates) <= MANY_RATES:
+        return {name: charts.rate(float(value)) for name, value in rates.items()}
+    parts: dict[str, list[float]] = {}
+    for name, value in rates.items():
+        parts.setdefault(name.partition(" ")[0], []).append(float(value))
+    ends = {part: dict.fromkeys((min(values), max(values))) for part, values in parts.items()}
+    return {part: " to ".join(map(charts.rate, values)) for part, values in ends.items()}
+
+
+def _called(group: str) -> str:
+    part, space, rest = group.partition(" ")
+    return PARTS.get(part, part) + space + rest
 
 
 def samples(view: View) -> str:
