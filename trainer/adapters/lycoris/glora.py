@@ -40,6 +40,6 @@ class GLoRA(Update):
 
     def diff(self, W: Tensor) -> Tensor:
         """(alpha / rank) (W a1 a2 + b1 b2), the first product over the inputs."""
-        a1, a2, b1, b2 = (self.tensor(ending).flatten(1) for ending in (A1, A2, B1, B2))
+        a1, a2, b1, b2 = (self.tensor(ending).flatten(1).to(W.dtype) for ending in (A1, A2, B1, B2))
         inputs = torch.einsum("o i ..., i r, r j -> o j ...", W, a1, a2)
         return (inputs + (b1 @ b2).view(W.shape)) * self.scale
