@@ -27,7 +27,7 @@ def taught(**settings: Any) -> tuple[Model, Adapter]:
             for ending, weight in adapter.trained(name).items():
                 value = torch.randn(weight.shape, generator=generator) * 0.2
                 # Lengths and factors keep their size: random ones would leave nothing of the model.
-                keeps = {"dora_scale": weight, "rescale": weight, "scalar": 0.8}
+                keeps: dict[str, Any] = {"dora_scale": weight, "rescale": weight, "scalar": 0.8}
                 weight.copy_(keeps.get(ending, 0) + value)
     return model, adapter
 

@@ -5,7 +5,6 @@ from typing import Any
 
 import pytest
 import torch
-from torch import nn
 
 from tests.adapters.made import drawn, read, taught
 from tests.tiny import tiny_model
@@ -48,7 +47,9 @@ def test_pictures_made_with_the_file_are_those_of_the_live_adapter(tmp_path: Pat
 
     def picture(pipeline: Any) -> Any:
         source = torch.Generator().manual_seed(5)
-        made = pipeline("a cat", width=64, height=64, num_inference_steps=4, guidance_scale=3.0, generator=source, output_type="pt")
+        made = pipeline(
+            "a cat", width=64, height=64, num_inference_steps=4, guidance_scale=3.0, generator=source, output_type="pt"
+        )
         return made.images[0]
 
     with torch.no_grad():
@@ -74,24 +75,3 @@ def test_diffusers_draws_the_same(tmp_path: Path, settings: dict[str, Any], part
         assert_same(read(pipeline.text_encoder), text, read(plain.text_encoders[0]))
     else:
         assert torch.equal(read(pipeline.text_encoder), read(plain.text_encoders[0]))
-
-
-@kinds
-def test_lycoris_draws_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, settings: dict[str, Any]) -> None:
-    from lycoris.kohya import LycorisNetworkKohya, create_network_from_weights
-
-    # Its own walk, of which nothing is kept here, stumbles over a name that is reached twice.
-    monkeypatch.setattr(LycorisNetworkKohya, "UNET_TARGET_REPLACE_NAME", [])
-
-    live, adapter = taught(**settings)
-    file = formats.save(tmp_path / "a.safetensors", adapter.state_dict(), {})
-
-    plain, loaded = tiny_model(), tiny_model()
-    # LyCORIS names layers by the path in the module it is given; CLIPTextModel used to have one level more.
-    encoder = nn.Module()
-    encoder.text_model = loaded.text_encoders[0]
-    network, _ = create_network_from_weights(1.0, str(file), loaded.vae, encoder, loaded.unet)
-    network.apply_to(encoder, loaded.unet, True, True)
-    network.eval()
-    assert_same(drawn(loaded.unet), drawn(live.unet), drawn(plain.unet))
-    assert_same(read(loaded.text_encoders[0]), read(live.text_encoders[0]), read(plain.text_encoders[0]))

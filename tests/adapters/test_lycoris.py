@@ -26,6 +26,8 @@ few = [*TYPES.values(), *(row for row in OURS if row.words in SPECIAL)]
 some = pytest.mark.parametrize("row", few, ids=[row.name for row in few])
 types = pytest.mark.parametrize("row", TYPES.values(), ids=TYPES)
 
+OUTPUTS = next(row for row in OURS if row.words == "on outputs")
+
 LINEAR = "lora_unet_mid_block_attentions_0_transformer_blocks_0_attn1_to_q"
 CONV = "lora_unet_mid_block_resnets_0_conv1"
 LOHA: dict[str, Any] = {"LoRA_type": "LyCORIS/LoHa", **SIZES}
@@ -161,14 +163,14 @@ def test_gradients_are_those_of_the_formula(settings: dict[str, Any]) -> None:
 # Precision
 
 
-@types
+@pytest.mark.parametrize("row", [*TYPES.values(), OUTPUTS], ids=[*TYPES, "on outputs"])
 def test_half_precision_comes_close_and_gradients_are_float32(row: Case) -> None:
     """On a frozen model in bfloat16, and under autocast: small changes are not rounded away."""
     exact, whole = taught(**row.settings)
     whole.train(False)
     wanted = drawn(exact.unet)
     model = tiny_model()
-    model.unet.to(torch.bfloat16)
+    model.unet.bfloat16()
     adapter = attach(model, Settings(seed=0, **row.settings), listener())
     adapter.load(whole.state_dict())
     assert {weight.dtype for _, weight in learned(adapter)} == {torch.float32}

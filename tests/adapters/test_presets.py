@@ -143,8 +143,8 @@ def test_a_file_chooses_layers_and_their_settings(tmp_path: Path) -> None:
         alpha = 1.5
         """,
     )
-    settings = {"LoRA_type": "LyCORIS/LoHa", "LyCORIS_preset": name, "network_dim": 4, "network_alpha": 2}
-    model, adapter = attached(**settings)
+    settings: dict[str, Any] = {"LyCORIS_preset": name, "network_dim": 4, "network_alpha": 2}
+    model, adapter = attached(LoRA_type="LyCORIS/LoHa", **settings)
     assert not any("attn2" in name or "lora_te" in name for name in adapter.layers)
     state = adapter.state_dict()
     kinds = {name: {key.split(".", 1)[1][:4] for key in state if key.startswith(f"{name}.")} for name in adapter.layers}

@@ -38,7 +38,7 @@ class Network(Section):
     )  # fmt: skip
     network_alpha: float = setting(
         1.0, "Network Alpha", "Strength of the update: the rate is scaled by alpha / rank. Equal to the rank is strong, 1 is careful.",
-        gt=0, soft_max=1024, when={"LoRA_type": types_with("network_dim"), "dim_from_weights": False},
+        gt=0, soft_max=1024, when={"LoRA_type": types_with("network_alpha"), "dim_from_weights": False},
     )  # fmt: skip
     conv_dim: int = setting(
         1, "Convolution Rank (Dimension)", "Size of the update of 3x3 convolutions. 0 leaves them alone.",
@@ -46,7 +46,7 @@ class Network(Section):
     )  # fmt: skip
     conv_alpha: float = setting(
         1.0, "Convolution Alpha", "Strength of the convolutions' update, as Network Alpha is for the others.",
-        gt=0, soft_max=512, when={"LoRA_type": types_with("conv_dim"), "dim_from_weights": False},
+        gt=0, soft_max=512, when={"LoRA_type": types_with("conv_alpha"), "dim_from_weights": False},
     )  # fmt: skip
     scale_weight_norms: float = setting(
         0.0, "Scale weight norms", "Upper limit for the size of each layer's update; 1 keeps a LoRA mixable with others. 0 = no limit.",

@@ -220,7 +220,8 @@ class Update(nn.Module):
             update = self._op(x, self._delta(keep).to(x.dtype), None if bias is None else bias.to(x.dtype))
         if network_p:
             update = F.dropout(update, network_p)
-        return self.plain(x) + update
+        output = self.plain(x)
+        return output + update.to(output.dtype)
 
     def _apart(self, x: Tensor, keep: Tensor | None, rank_p: float) -> Tensor | None:
         """The update by its shortcut, where it has one that may be taken."""
