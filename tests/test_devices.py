@@ -7,12 +7,14 @@ import pytest
 import torch
 
 from tests import trainings
-from tests.tiny import Listener, tiny_sd15
+from tests.tiny import Listener, listener, tiny_model, tiny_sd15
 from tests.trainings import losses, make_pictures, tensors
 from trainer import devices
+from trainer.adapters import ADAPTERS, attach
 from trainer.devices import Precision, Scaler, choose_precision, is_out_of_memory, lower
 from trainer.report import Failure
 from trainer.settings import Settings
+from trainer.storage import Frozen
 
 CPU = torch.device("cpu")
 
@@ -156,3 +158,22 @@ def test_a_run_in_full_bf16_goes_on_exactly(
 ])  # fmt: skip
 def test_which_errors_mean_that_memory_ran_out(error: Exception, short: bool) -> None:
     assert is_out_of_memory(error) is short
+
+
+@pytest.mark.parametrize("kind", ADAPTERS)
+def test_every_type_trains_with_weights_in_half_precision(kind: str) -> None:
+    """And beside frozen weights in 8 bits: each has a formula of its own for what it makes of the layer's weight."""
+    model = tiny_model()
+    precision = Precision(CPU, torch.bfloat16, torch.bfloat16)
+    s = Settings(LoRA_type=kind, network_dim=8, conv_dim=8, fp8_base=True, optimizer="AdamW", seed=1)
+    frozen = Frozen(model, s, precision)
+    adapter = attach(model, s, listener())
+    frozen.store(adapter.unet_parameters)
+    lower(adapter.unet_parameters, precision)
+    with precision.autocast():
+        output = model.unet(torch.randn(1, 4, 8, 8), torch.tensor([7]), torch.randn(1, 77, 16), return_dict=False)[0]
+    output.float().square().mean().backward()
+    gradients = [weight.grad for weight in adapter.unet_parameters if weight.grad is not None]
+    assert gradients
+    assert all(gradient.dtype == torch.bfloat16 and gradient.isfinite().all() for gradient in gradients)
+    assert any(gradient.count_nonzero() for gradient in gradients)

@@ -51,6 +51,7 @@ REMARKS: list[tuple[Hardware, dict[str, Any], str]] = [
     (CARD, {"fp8_base": True, "fp8_base_unet": True}, "fp8 base U-Net only: has no effect beside fp8 base."),
     (CARD, {"mixed_precision": "fp8"}, "Mixed precision: fp8 keeps the U-Net's frozen weights in 8 bits"),
     (CARD, {"full_fp16": True, "optimizer": "AdamW"}, "Full fp16 training (experimental): AdamW divides by numbers"),
+    (CPU, {"dynamo_backend": "inductor"}, "Dynamo backend: takes many minutes on a processor"),
     (CARD, {"dynamo_backend": "eager"}, "Dynamo backend: eager makes nothing faster"),
 ]
 

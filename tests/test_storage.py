@@ -217,3 +217,30 @@ def test_wide_convolutions_are_kept_with_their_channels_last_and_give_the_same(m
         assert one is not None
         assert other is not None
         assert torch.allclose(one, other, atol=1e-4)
+
+
+@pytest.mark.parametrize("small", [False, True])
+def test_a_unet_that_waits_elsewhere_gives_the_same(small: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """lowvram, with the processor's memory as both places: every layer is fetched, and nothing else changes."""
+    x, t, told = torch.randn(1, 4, 8, 8), torch.tensor([7]), torch.randn(1, 77, 16)
+    found = []
+    for far in (False, True):
+        monkeypatch.setattr(storage, "is_far", lambda s, device, far=far: far)
+        model = tiny_model()
+        names = list(model.unet.state_dict())
+        s = Settings(lowvram=True, fp8_base=small, optimizer="AdamW", seed=1)
+        frozen = Frozen(model, s, Precision(CPU))
+        assert list(model.unet.state_dict()) == names
+        adapter = attach(model, s, listener())
+        spared = frozen.store(adapter.unet_parameters)
+        output = model.unet(x, t, told, return_dict=False)[0]
+        output.square().sum().backward()
+        kinds = {type(layer) for layer in model.unet.modules()}
+        assert (StoredLinear in kinds and StoredConv2d in kinds) is (far or small)
+        found.append((spared, output.detach(), [weight.grad for weight in adapter.unet_parameters]))
+    assert found[1][0] > found[0][0]
+    assert torch.equal(found[0][1], found[1][1])
+    for one, other in zip(found[0][2], found[1][2], strict=True):
+        assert one is not None
+        assert other is not None
+        assert torch.allclose(one, other, rtol=1e-5, atol=1e-7)

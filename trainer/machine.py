@@ -76,6 +76,9 @@ def remarks(s: Settings) -> Iterator[Problem]:
     if s.full_fp16 and s.optimizer in ("AdamW", "PagedAdamW", "PagedAdamW32bit", "AdamWScheduleFree"):
         message = f"{s.optimizer} divides by numbers that fp16 rounds to 0; AdamW8bit, Adafactor or bf16 are safer."
         yield _problem("full_fp16", message, {"optimizer": "AdamW8bit"}, "Use AdamW8bit")
+    if s.dynamo_backend == "inductor" and device == "cpu":
+        message = "takes many minutes on a processor and makes nothing faster there; it is for graphics cards."
+        yield _problem("dynamo_backend", message, {"dynamo_backend": "no"}, "Use no")
     if s.dynamo_backend in ("eager", "aot_eager"):
         message = f"{s.dynamo_backend} makes nothing faster: it is for finding faults. inductor does."
         yield _problem("dynamo_backend", message, {"dynamo_backend": "inductor"}, "Use inductor")

@@ -37,7 +37,7 @@ class Memory(Section):
         False, "Gradient checkpointing", "Half the memory for about a third more time; the result is the same."
     )
     fp8_base: bool = setting(
-        False, "fp8 base", "Keep the frozen model in 8 bits a weight, half of fp16; about as fast, a little less exact."
+        False, "fp8 base", "Keep the frozen model in 8 bits a weight, half of fp16: a little less exact, and slower on a processor."
     )
     fp8_base_unet: bool = setting(
         False, "fp8 base U-Net only", "The same for the U-Net alone; the text encoder stays exact.", advanced=True

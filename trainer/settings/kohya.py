@@ -386,7 +386,7 @@ WHY_IGNORED = {
     "save_as_bool": "saved there by accident",
     "persistent_data_loader_workers": "pictures are loaded by threads here",
     "max_data_loader_n_workers": "pictures are loaded by threads here",
-    "lowram": "each part of a model goes to its device as it is read",
+    "lowram": "a model's file is mapped, never read into memory as a whole",
     "no_token_padding": "no longer a setting of the Kohya GUI either",
     "network_args": "every network option has a field of its own",
     "noise_offset_type": "Noise offset is always the original kind",
