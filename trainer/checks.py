@@ -99,7 +99,8 @@ def pictures(s: Settings) -> Iterator[Problem]:
         if folder or required:
             yield from folder_problems(folder, key, KNOWN[key].label)
     if s.reg_data_dir and s.train_data_dir and _same(s.reg_data_dir, s.train_data_dir):
-        message = f"this is {KNOWN['train_data_dir'].label} too; regularisation images show the class, not your subject."
+        label = KNOWN["train_data_dir"].label
+        message = f"this is {label} too; regularisation images show the class, not your subject."
         yield problem("reg_data_dir", message, {"reg_data_dir": ""}, "Use none")
 
 

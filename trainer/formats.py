@@ -173,7 +173,8 @@ def _own_vae(model: "Model") -> dict[str, str]:
     if model.vae_source is None:
         return {}
     hashes = model.vae_hashes
-    return {"vae_name": model.vae_source.name, "vae_hash": hashes["sd_model_hash"], "new_vae_hash": hashes["new_sd_model_hash"]}
+    names = {"vae_hash": "sd_model_hash", "new_vae_hash": "new_sd_model_hash"}
+    return {"vae_name": model.vae_source.name, **{name: hashes[hash] for name, hash in names.items()}}
 
 
 def bucket_info(settings: "Settings", dataset: "Dataset", plan: "Plan") -> dict[str, Any]:

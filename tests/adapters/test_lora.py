@@ -216,7 +216,8 @@ def test_weights_are_float32_on_a_model_in_half_precision(dtype: torch.dtype) ->
 
 
 def test_under_autocast_no_input_is_blown_up_to_float32() -> None:
-    model, adapter = taught(**LOCON)
+    model, made = taught(**LOCON)
+    adapter: Any = made
     seen: set[torch.dtype] = set()
     for name in adapter.layers:
         adapter.inner(name)[0].register_forward_pre_hook(lambda module, args: seen.add(args[0].dtype))
