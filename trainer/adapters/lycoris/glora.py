@@ -16,6 +16,7 @@ A1, A2, B1, B2 = "a1.weight", "a2.weight", "b1.weight", "b2.weight"
 class GLoRA(Update):
     """delta = (alpha / rank) (W a1 a2 + b1 b2)."""
 
+    reads_weight = True
     suffixes = (A1, A2, B1, B2)
     needed = ((A1, A2, B1, B2),)
     plus = frozenset({A2, B2})

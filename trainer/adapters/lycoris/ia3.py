@@ -16,6 +16,7 @@ WEIGHT, ON_INPUT = "weight", "on_input"
 class IA3(Update):
     """delta = W · w, over inputs or outputs; the bias is left alone."""
 
+    reads_weight = True
     suffixes = (WEIGHT, ON_INPUT)
     needed = ((WEIGHT,),)
 

@@ -91,7 +91,7 @@ class LoKr(Update):
         """(w1 ⊗ w2) x without the product, in bypass mode: w2 on each part of x, then w1 across the parts."""
         if not self.bypass:
             return None
-        w1, w2 = self._w1().to(x.dtype), self._w2(self.layer.weight).to(x.dtype)
+        w1, w2 = self._w1().to(x.dtype), self._w2(self.shape).to(x.dtype)
         parts = w1.shape[1]
         if not isinstance(self.layer, nn.Conv2d):
             inner = F.linear(x.unflatten(-1, (parts, -1)), w2)

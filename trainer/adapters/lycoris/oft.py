@@ -21,6 +21,7 @@ BLOCKS, RESCALE = "oft_blocks", "rescale"
 class Turning(Update):
     """What both share: the rotations, the limit on them, and a factor for each output."""
 
+    reads_weight = True
     suffixes = (BLOCKS, RESCALE)
     needed = ((BLOCKS,),)
 

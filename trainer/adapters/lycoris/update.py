@@ -53,6 +53,9 @@ class Update(nn.Module):
     folded: ClassVar[str] = ""
     """The tensor that a trained scalar is multiplied into when a file is written."""
 
+    reads_weight: ClassVar[bool] = False
+    """Whether `diff` needs the weight's values; else it is given no more than its shape."""
+
     plus: ClassVar[frozenset[str]] = frozenset()
     """The tensors that start at zero, which LoRA+ gives a higher rate (Hayou et al. 2024)."""
 
@@ -68,7 +71,9 @@ class Update(nn.Module):
         self.rank_dropout_scale = s.rank_dropout_scale
         self.learning = True
         self.endings = tuple(ending for ending, _ in plan.shapes)
-        place: torch.device | str = device if device is not None else layer.weight.device
+        weight = layer.weight
+        place: torch.device | str = device if device is not None else weight.device
+        self.shape = torch.empty(weight.shape, device="meta")
         self._make(place)
         self.scalar: nn.Parameter | None = None
         if s.use_scalar and self.folded:
@@ -196,14 +201,18 @@ class Update(nn.Module):
 
     def delta(self, keep: Tensor | None = None) -> Tensor:
         """f(W) - W, float32. `keep` says which outputs' changes count, and how much: a factor for each."""
-        with torch.autocast(self.layer.weight.device.type, enabled=False):
-            W = self.layer.weight.float()
+        with torch.autocast(self.tensor(self.endings[0]).device.type, enabled=False):
+            W = self._weight()
             change = self.diff(W)
             if self.scalar is not None:
                 change = change * self.scalar
             if keep is not None:
                 change = change * keep.view(-1, *[1] * (change.ndim - 1))
             return decompose(W + change, self.tensor(DORA)) - W if self.has(DORA) else change
+
+    def _weight(self) -> Tensor:
+        """The layer's weight in float32. It may be kept small or far away: where its shape is enough, that is given."""
+        return self.layer.weight.float() if self.reads_weight or self.has(DORA) else self.shape
 
     def run(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         """The layer's output for an input of [..., inputs] or [B, inputs, h, w]."""
@@ -238,7 +247,7 @@ class Update(nn.Module):
 
     def _kept(self, p: float, device: torch.device) -> Tensor:
         """Rank dropout of Yeh et al.: outputs whose change is left out, for all pictures of the batch alike."""
-        return self._mask(self.layer.weight.shape[0], p, device)
+        return self._mask(self.shape.shape[0], p, device)
 
     def _mask(self, count: int, p: float, device: torch.device) -> Tensor:
         mask = (torch.rand(count, device=device) > p).float()
@@ -260,7 +269,8 @@ class Update(nn.Module):
         return change if change is None or keep is None else change * keep
 
     def _is_full_precision(self, x: Tensor) -> bool:
-        return x.dtype == self.layer.weight.dtype == torch.float32 and not torch.is_autocast_enabled(x.device.type)
+        kept = self.layer._parameters["weight"].dtype
+        return x.dtype == kept == torch.float32 and not torch.is_autocast_enabled(x.device.type)
 
     def _op(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         if isinstance(self.layer, nn.Conv2d):
@@ -270,7 +280,7 @@ class Update(nn.Module):
     @torch.no_grad()
     def norm(self) -> Tensor:
         """The norm of the change, before DoRA; a number on the device."""
-        change = self.diff(self.layer.weight.float())
+        change = self.diff(self._weight())
         return (change if self.scalar is None else change * self.scalar).norm()
 
     @torch.no_grad()
