@@ -11,7 +11,7 @@ from tests import trainings
 from tests.tiny import tiny_sd15
 from tests.trainings import make_pictures
 from trainer import checkpoint
-from trainer.checkpoint import Progress, file_name, of_epoch, of_step, open_state
+from trainer.checkpoint import EPOCHS, STEPS, Progress, Shelf, file_name, of_epoch, of_step, open_state
 from trainer.report import Failure
 from trainer.settings import Settings
 
@@ -204,3 +204,145 @@ def test_a_saved_file_tells_the_story_of_its_run(base: dict[str, Path]) -> None:
     about = read_metadata(base["state"].parent / "small.safetensors")
     assert (about["ss_steps"], about["ss_max_train_steps"], about["ss_seed"]) == ("2", "2", "42")
     assert about["ss_optimizer"] == "torch.optim.adamw.AdamW"
+
+
+# Keeping the last ones.
+
+
+def of_the_reference(every: int, last: int, by_steps: bool, saves: list[int]) -> list[int]:
+    """The numbers of the files that are left when Kohya's scripts have saved at `saves`: one is removed at a time."""
+    left: list[int] = []
+    for now in saves:
+        left.append(now)
+        gone = now - every * last
+        if by_steps:
+            gone = now - last - 1
+            gone -= gone % every
+        if last and gone in left:
+            left.remove(gone)
+    return left
+
+
+@pytest.mark.parametrize("every", [1, 2, 5, 10])
+@pytest.mark.parametrize("last", [0, 1, 2, 3, 7, 10, 30, 1000])
+@pytest.mark.parametrize("rhythm", [EPOCHS, STEPS])
+def test_files_left_are_those_of_the_reference(rhythm: Any, last: int, every: int, tmp_path: Path) -> None:
+    s = Settings(**{rhythm.key: last, f"save_every_n_{rhythm.word}s": every})
+    shelf, saves = Shelf(), list(range(every, every * 12 + 1, every))
+    for place, now in enumerate(saves):
+        path = tmp_path / f"{now}"
+        path.write_text("whole")
+        shelf.put(path, rhythm, now, "weights")
+        assert shelf.clear(s, rhythm, now) == []
+        assert sorted(int(file.name) for file in tmp_path.iterdir()) == of_the_reference(
+            every, last, rhythm is STEPS, saves[: place + 1]
+        )
+
+
+@pytest.mark.parametrize(
+    ("values", "weights", "states"),
+    [
+        ({}, "1 2 3 4", "1 2 3 4"),
+        ({"save_last_n_epochs": 2}, "3 4", "3 4"),
+        ({"save_last_n_epochs": 1, "save_last_n_epochs_state": 3}, "4", "2 3 4"),
+        ({"save_last_n_epochs_state": 1}, "1 2 3 4", "4"),
+        ({"save_last_n_epochs": 9}, "1 2 3 4", "1 2 3 4"),
+        ({"save_last_n_steps": 1}, "1 2 3 4", "1 2 3 4"),
+    ],
+)
+def test_states_are_kept_for_themselves_or_with_the_files(
+    values: dict[str, int], weights: str, states: str, tmp_path: Path
+) -> None:
+    s, shelf = Settings(save_every_n_epochs=1, **values), Shelf()
+    for epoch in range(1, 5):
+        file, folder = tmp_path / f"{epoch}.safetensors", tmp_path / f"{epoch}-state"
+        file.write_text("whole")
+        folder.mkdir()
+        (folder / "optimizer.bin").write_text("whole")
+        shelf.put(file, EPOCHS, epoch, "weights")
+        shelf.put(folder, EPOCHS, epoch, "state")
+        assert shelf.clear(s, EPOCHS, epoch) == []
+    assert {path.name for path in tmp_path.iterdir()} == {
+        *(f"{number}.safetensors" for number in weights.split()), *(f"{number}-state" for number in states.split()),
+    }  # fmt: skip
+
+
+def test_what_cannot_be_removed_is_said_and_tried_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    s, shelf = Settings(save_every_n_epochs=1, save_last_n_epochs=1), Shelf()
+    for epoch in (1, 2, 3):
+        (tmp_path / str(epoch)).write_text("whole")
+        shelf.put(tmp_path / str(epoch), EPOCHS, epoch, "weights")
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "unlink", refuse)
+        stuck = shelf.clear(s, EPOCHS, 2)
+        assert [(path.name, str(error)) for path, error in stuck] == [("1", "in use")]
+    assert shelf.clear(s, EPOCHS, 3) == []
+    assert [path.name for path in tmp_path.iterdir()] == ["3"]
+
+
+def refuse(*args: Any, **options: Any) -> None:
+    raise PermissionError("in use")
+
+
+def test_what_somebody_asked_for_stays(tmp_path: Path) -> None:
+    s, shelf = Settings(save_every_n_steps=1, save_last_n_steps=1), Shelf()
+    for step in (1, 2, 3, 4):
+        (tmp_path / str(step)).write_text("whole")
+        shelf.put(tmp_path / str(step), STEPS, step, "weights")
+    shelf.take(tmp_path / "2")
+    shelf.clear(s, STEPS, 4)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["2", "3", "4"]
+
+
+def test_a_run_keeps_its_last_files_and_touches_no_other(base: dict[str, Path], tmp_path: Path) -> None:
+    """Two steps an epoch, six in all."""
+    out = tmp_path / "out"
+    out.mkdir()
+    earlier = ["other-000001.safetensors", "small-000000.safetensors", "small-step00000000.safetensors"]
+    for name in earlier:
+        (out / name).write_bytes(b"of yesterday")
+    s = trainings.settings(
+        base["model"], base["data"], out, epoch=3, train_batch_size=4, save_every_n_epochs=1, save_every_n_steps=1,
+        save_last_n_epochs=1, save_last_n_steps=2, save_last_n_steps_state=1, save_state=True,
+    )  # fmt: skip
+    trainings.run(s, tmp_path / "run")
+    weights = ["000002", "step00000003", "step00000004", "step00000005"]
+    states = ["small-000002-state", "small-step00000004-state", "small-step00000005-state", "small-state"]
+    assert sorted(path.name for path in out.iterdir()) == sorted(
+        [*earlier, "small.safetensors", *(f"small-{name}.safetensors" for name in weights), *states]
+    )
+
+
+def test_a_state_at_the_end_alone(base: dict[str, Path], tmp_path: Path) -> None:
+    s = trainings.settings(base["model"], base["data"], tmp_path / "out", max_train_steps=2, save_every_n_steps=1)
+    trainings.run(s.changed(save_state_on_train_end=True), tmp_path / "run")
+    assert [path.name for path in sorted((tmp_path / "out").iterdir())] == [
+        "small-state", "small-step00000001.safetensors", "small.safetensors",
+    ]  # fmt: skip
+    assert open_state(tmp_path / "out" / "small-state").step == 2
+
+
+def test_a_disk_that_fills_up_loses_no_finished_file(
+    base: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing older is removed for a file that could not be written anywhere."""
+    import errno
+
+    from trainer import formats
+
+    real = formats.write
+
+    def write(path: Path, data: bytes) -> Path:
+        if "step00000003" in path.name:
+            raise Failure(f"The disk is full: {path}", key="output_dir") from OSError(errno.ENOSPC, "full")
+        return real(path, data)
+
+    monkeypatch.setattr(formats, "write", write)
+    s = trainings.settings(base["model"], base["data"], tmp_path / "out", max_train_steps=5, save_every_n_steps=1)
+    with pytest.raises(Failure, match="disk is full"):
+        trainings.run(s.changed(save_last_n_steps=1), tmp_path / "run")
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
+        "small-step00000001.safetensors", "small-step00000002.safetensors",
+    ]  # fmt: skip
+    for path in (tmp_path / "out").iterdir():
+        assert trainings.tensors(path)

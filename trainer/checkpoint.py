@@ -15,7 +15,7 @@ import math
 import os
 import shutil
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from pickle import UnpicklingError
@@ -95,6 +95,68 @@ def of_step(step: int) -> str:
     return f"-step{step:08d}"
 
 
+# Keeping the last ones.
+
+
+@dataclass(frozen=True)
+class Rhythm:
+    """One of the two clocks that files are saved by: its word in the settings, and the ending of its files' names."""
+
+    word: str
+    ending: Callable[[int], str]
+
+    @property
+    def key(self) -> str:
+        """The setting that says how many are kept."""
+        return f"save_last_n_{self.word}s"
+
+    def number(self, progress: Progress) -> int:
+        """What this clock shows now."""
+        return int(getattr(progress, self.word))
+
+    def oldest_kept(self, s: Settings, now: int, what: str) -> int:
+        """The number of the oldest file ("weights" or "state") that stays once that of `now` is saved; 0 = all stay.
+
+        As Kohya's scripts have it: N files of epochs, but those of the last N steps. States without a number of their
+        own go with the files.
+        """
+        last = (what == "state" and getattr(s, f"{self.key}_state")) or getattr(s, self.key)
+        if not last:
+            return 0
+        return now - last if self is STEPS else now - last * s.save_every_n_epochs + 1
+
+
+EPOCHS, STEPS = Rhythm("epoch", of_epoch), Rhythm("step", of_step)
+
+
+class Shelf:
+    """The files and states that this run saved by a clock; what somebody asked for does not stand here, and stays."""
+
+    def __init__(self) -> None:
+        self._saved: dict[Path, tuple[Rhythm, int, str]] = {}
+
+    def put(self, path: Path, rhythm: Rhythm, number: int, what: str) -> None:
+        """A file was saved, and is whole."""
+        self._saved[path] = (rhythm, number, what)
+
+    def take(self, path: Path) -> None:
+        """A file is not ours to remove any more."""
+        self._saved.pop(path, None)
+
+    def clear(self, s: Settings, rhythm: Rhythm, now: int) -> list[tuple[Path, OSError]]:
+        """Remove what is older than the settings keep; what could not be removed, and why, to be tried next time."""
+        stuck = []
+        for path, (of, number, what) in list(self._saved.items()):
+            if of is not rhythm or number >= rhythm.oldest_kept(s, now, what):
+                continue
+            try:
+                _remove(path)
+                self.take(path)
+            except OSError as error:
+                stuck.append((path, error))
+        return stuck
+
+
 # Writing.
 
 
@@ -117,15 +179,31 @@ class Saver:
         self.spare = report.folder / "output"
         self.folder = Path(s.output_dir).expanduser() if s.output_dir else self.spare
         self._autosaved, self._pause = time.monotonic() - math.inf, 0.0
+        self._shelf = Shelf()
 
-    def save(self, progress: Progress, ending: str = "", with_state: bool = False) -> None:
-        """The LoRA as it is now and, if wanted or with "Save training state", everything needed to go on from here."""
+    def save(self, progress: Progress, ending: str = "", with_state: bool = False) -> dict[str, Path]:
+        """The LoRA as it is now and, if wanted or with "Save training state", everything needed to go on from here.
+
+        Returns what was written, "weights" and "state"; nothing removes it, unless `scheduled` called.
+        """
         if not self.writes:
-            return
+            return {}
         self.report.phase("saving")
-        self.weights(progress, ending)
+        written = {"weights": self.weights(progress, ending)}
         if with_state or self.s.save_state:
-            self.state(progress, ending)
+            written["state"] = self.state(progress, ending)
+        for path in written.values():
+            self._shelf.take(path)
+        return written
+
+    def scheduled(self, progress: Progress, rhythm: Rhythm) -> None:
+        """Save because a clock struck; only once that is on the disk, remove what this run saved too long ago."""
+        number = rhythm.number(progress)
+        for what, path in self.save(progress, rhythm.ending(number)).items():
+            self._shelf.put(path, rhythm, number, what)
+        for path, error in self._shelf.clear(self.s, rhythm, number):
+            reason = error.strerror or error
+            self.report.note(f"{path} could not be removed: {reason}.", "warning", rhythm.key)
 
     def weights(self, progress: Progress, ending: str = "") -> Path:
         """Write the LoRA in Save precision."""
@@ -245,6 +323,16 @@ def _replace_folder(temporary: Path, path: Path) -> None:
         path.rename(old)
     temporary.rename(path)
     shutil.rmtree(old, ignore_errors=True)
+
+
+def _remove(path: Path) -> None:
+    """Remove a file, or a folder, which leaves its name at once: half of a state must not look like one."""
+    if path.is_dir():
+        old = path.with_name(f".{path.name}.{os.getpid()}.old")
+        path.rename(old)
+        shutil.rmtree(old, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def _size(folder: Path) -> int:

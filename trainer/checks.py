@@ -370,6 +370,18 @@ def only_the_last(s: Settings) -> Iterator[Problem]:
         yield problem("save_every_n_epochs", "0 means only the last file is kept.")
 
 
+def last_ones(s: Settings) -> Iterator[Problem]:
+    """Keeping the last of what is never saved."""
+    for unit in ("epochs", "steps"):
+        key, every = f"save_last_n_{unit}", f"save_every_n_{unit}"
+        if (getattr(s, key) or getattr(s, f"{key}_state")) and not getattr(s, every):
+            which = key if getattr(s, key) else f"{key}_state"
+            yield problem(which, f"has an effect only with {KNOWN[every].label}.", {which: 0}, "Set to 0")
+        elif getattr(s, f"{key}_state") and not s.save_state:
+            message = f"has an effect only with {KNOWN['save_state'].label}."
+            yield problem(f"{key}_state", message, {"save_state": True}, "Save states")
+
+
 def two_starts(s: Settings) -> Iterator[Problem]:
     """A state already holds the weights."""
     if s.resume and s.network_weights:
@@ -390,6 +402,6 @@ def without_effect(s: Settings) -> Iterator[Problem]:
 
 
 NOTES: tuple[Check, ...] = (
-    left_out, on_the_processor, rates_of_their_own, warm_up, which_length, sampling, only_the_last, two_starts,
-    without_effect, processes.remarks, machine.remarks,
+    left_out, on_the_processor, rates_of_their_own, warm_up, which_length, sampling, only_the_last, last_ones,
+    two_starts, without_effect, processes.remarks, machine.remarks,
 )  # fmt: skip

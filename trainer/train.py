@@ -17,7 +17,7 @@ from torch import Tensor
 from trainer import checkpoint, diffusion
 from trainer.adapters import attach
 from trainer.attention import choose_attention
-from trainer.checkpoint import Progress, Saver, of_epoch, of_step
+from trainer.checkpoint import EPOCHS, STEPS, Progress, Saver, of_step
 from trainer.compiling import compile_unet
 from trainer.conditioning import Conditioning
 from trainer.curves import Curves, log_folder
@@ -110,7 +110,7 @@ def train(s: Settings, report: Reporter) -> None:
                 if progress.batch >= batches.per_epoch:
                     progress.end_epoch()
                     desk.after_epoch()
-        saver.save(progress)
+        saver.save(progress, with_state=s.save_state_on_train_end)
         world.wait()
     saver.forget_autosaves()
 
@@ -278,7 +278,7 @@ class Desk:
             self.tell()
         if due(step, s.save_every_n_steps) and step < self.plan.steps:
             self.tell()
-            self.saver.save(self.progress, of_step(step))
+            self.saver.scheduled(self.progress, STEPS)
         if self.saver.autosave_is_due:
             self.tell()
             self.saver.autosave(self.progress)
@@ -295,7 +295,7 @@ class Desk:
         self.report(EpochEnd(epoch=epoch, step=step, loss=self.losses.average))
         self.curves.epoch(epoch, self.losses.average)
         if due(epoch, self.s.save_every_n_epochs) and step < self.plan.steps:
-            self.saver.save(self.progress, of_epoch(epoch))
+            self.saver.scheduled(self.progress, EPOCHS)
         self.painter.after_epoch(self.progress)
         self.report.phase("training", step, self.plan.steps)
         self.world.wait()

@@ -27,7 +27,28 @@ class States(Section):
     title: ClassVar[str] = "Saving and resuming"
 
     save_every_n_steps: int = setting(0, "Save every N steps", "0 = not by steps.", ge=0, soft_max=5000)
+    save_last_n_steps: int = setting(
+        0,
+        "Save last N steps",
+        "Of the files saved every N steps, those of the last N steps are kept and older ones of this run removed. 0 = keep all.",
+        ge=0, soft_max=20000,
+    )  # fmt: skip
+    save_last_n_steps_state: int = setting(
+        0, "Save last N steps state", "The same for training states. 0 = as for the files.", ge=0, soft_max=20000
+    )
+    save_last_n_epochs: int = setting(
+        0,
+        "Save last N epochs",
+        "So many of the files saved every N epochs are kept, older ones of this run are removed. 0 = keep all.",
+        ge=0, soft_max=100,
+    )  # fmt: skip
+    save_last_n_epochs_state: int = setting(
+        0, "Save last N epochs state", "The same for training states. 0 = as for the files.", ge=0, soft_max=100
+    )
     save_state: bool = setting(
         False, "Save training state", "Beside each saved file, everything needed to go on from there exactly. A stop always saves one."
+    )
+    save_state_on_train_end: bool = setting(
+        False, "Save training state at end of training", "Only beside the last file; more epochs can then be added later."
     )
     resume: str = setting("", "Resume from saved training state", "A state folder to go on from.", kind="folder")
