@@ -316,14 +316,20 @@ def test_what_the_browser_s_own_search_finds_is_opened(page: Page) -> None:
     assert page.locator("#train--Network .loom-more").get_attribute("aria-expanded") == "true"
 
 
+def choose(page: Page, key: str, option: str) -> None:
+    """Open a field's list and take an option."""
+    field(page, key).click()
+    page.get_by_role("option", name=option, exact=True).click()
+
+
 def test_conditions_show_and_hide_and_never_write(page: Page) -> None:
     reveal(page, "LoRA_type")
     rank = page.locator("#train-conv_dim")
     assert not rank.is_visible()
-    page.get_by_role("radio", name="Kohya LoCon").click()
+    choose(page, "LoRA_type", "Kohya LoCon")
     rank.wait_for()
     field(page, "conv_dim").fill("9")
-    page.get_by_role("radio", name="Standard").click()
+    choose(page, "LoRA_type", "Standard")
     rank.wait_for(state="hidden")
     assert value(page, "conv_dim") == "9"
 
