@@ -162,6 +162,7 @@ def test_the_processor_picks_what_works_and_says_so(good: dict[str, Any], monkey
         ({"sample_prompts": "a cat"}, "Sample prompts: no pictures will be made until"),
         ({"sample_every_n_epochs": 1}, "Sample every n epochs: write a prompt in Sample prompts"),
         ({"epoch": 4, "save_every_n_epochs": 0}, "Save every N epochs: 0 means only the last file is kept."),
+        ({"metadata_tags": "cat", "save_model_as": "ckpt"}, "Metadata tags: a ckpt file has no place for it"),
         ({"save_last_n_steps": 9}, "Save last N steps: has an effect only with Save every N steps."),
         (
             {"save_last_n_epochs": 0, "save_last_n_epochs_state": 2, "save_every_n_epochs": 1},

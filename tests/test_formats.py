@@ -197,6 +197,27 @@ def test_values_of_a_run_with_everything_on(tmp_path: Path) -> None:
     assert json.loads(found["ss_reg_dataset_dirs"]) == {"1_circle": {"n_repeats": 1, "img_count": 1}}
 
 
+def test_what_people_tell_comes_back_from_the_file(tmp_path: Path) -> None:
+    told = {
+        "title": "Meine Katze 🐈", "author": "A. Nonymous", "description": 'Sits. Say "sks cat";\nsecond line: ä, ü',
+        "license": "CC-BY-4.0", "tags": "cat, animal,  photo",
+    }  # fmt: skip
+    found = about(tmp_path, **{f"metadata_{name}": text for name, text in told.items()})
+    path = formats.save(tmp_path / "a.safetensors", {"a": torch.zeros(2)}, found)
+    with safe_open(path, "pt") as file:
+        assert {name: file.metadata()[f"modelspec.{name}"] for name in told} == told
+    assert found["ss_output_name"] == "t"
+    assert set(found) - set(about(tmp_path)) == {f"modelspec.{name}" for name in told if name != "title"}
+
+
+@pytest.mark.parametrize("blank", ["", "  "])
+def test_what_is_not_told_is_left_out(tmp_path: Path, blank: str) -> None:
+    names = ("title", "author", "description", "license", "tags")
+    found = about(tmp_path, **{f"metadata_{name}": blank for name in names})
+    assert set(found) == set(REFERENCE)
+    assert found["modelspec.title"] == "t"
+
+
 def test_folders_tags_and_buckets(tmp_path: Path) -> None:
     found = about(tmp_path)
     assert json.loads(found["ss_dataset_dirs"]) == {

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from trainer import machine, processes
 from trainer.declare import Problem, by_name
 from trainer.settings import Settings
+from trainer.settings.publishing import Metadata
 
 if TYPE_CHECKING:
     from trainer.data.dataset import Dataset
@@ -382,6 +383,14 @@ def last_ones(s: Settings) -> Iterator[Problem]:
             yield problem(f"{key}_state", message, {"save_state": True}, "Save states")
 
 
+def no_place_for_words(s: Settings) -> Iterator[Problem]:
+    """A .ckpt holds tensors alone."""
+    told = [item.name for item in KNOWN.values() if item.section is Metadata and getattr(s, item.name).strip()]
+    if told and s.save_model_as == "ckpt":
+        message = "a ckpt file has no place for it; save as safetensors to keep it."
+        yield problem(told[0], message, {"save_model_as": "safetensors"}, "Save as safetensors")
+
+
 def two_starts(s: Settings) -> Iterator[Problem]:
     """A state already holds the weights."""
     if s.resume and s.network_weights:
@@ -403,5 +412,5 @@ def without_effect(s: Settings) -> Iterator[Problem]:
 
 NOTES: tuple[Check, ...] = (
     left_out, on_the_processor, rates_of_their_own, warm_up, which_length, sampling, only_the_last, last_ones,
-    two_starts, without_effect, processes.remarks, machine.remarks,
+    no_place_for_words, two_starts, without_effect, processes.remarks, machine.remarks,
 )  # fmt: skip

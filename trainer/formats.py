@@ -66,11 +66,9 @@ IMPLEMENTATIONS = {"sdxl": "https://github.com/Stability-AI/generative-models"}
 """In whose way the keys of a family are named, as the model specification puts it; else that of diffusers."""
 
 NOT_CHOSEN: dict[str, Any] = {
-    "adaptive_noise_scale": None, "caption_tag_dropout_rate": 0.0, "debiased_estimation": False,
-    "face_crop_aug_range": None, "fp8_base": False, "fp8_base_unet": False, "full_fp16": False, "huber_c": 0.1,
-    "huber_scale": 1.0, "huber_schedule": "snr", "ip_noise_gamma": None, "ip_noise_gamma_random_strength": False,
-    "loss_type": "l2", "lowram": False, "max_grad_norm": 1.0, "max_validation_steps": None,
-    "multires_noise_discount": 0.3, "multires_noise_iterations": None, "noise_offset_random_strength": False,
+    "caption_tag_dropout_rate": 0.0,
+    "face_crop_aug_range": None, "fp8_base": False, "fp8_base_unet": False, "full_fp16": False, "lowram": False,
+    "max_grad_norm": 1.0, "max_validation_steps": None,
     "num_validation_images": 0, "random_crop": False, "resize_interpolation": None,
     "validate_every_n_epochs": None, "validate_every_n_steps": None, "validation_seed": None, "validation_split": 0.0,
     "zero_terminal_snr": False,
@@ -81,10 +79,14 @@ AS_SET = (
     "bucket_no_upscale", "caption_dropout_every_n_epochs", "caption_dropout_rate", "color_aug",
     "enable_bucket", "flip_aug", "gradient_accumulation_steps", "gradient_checkpointing", "keep_tokens",
     "learning_rate", "lr_scheduler", "max_bucket_reso", "min_bucket_reso", "mixed_precision", "output_name",
-    "prior_loss_weight", "seed", "shuffle_caption", "text_encoder_lr", "unet_lr",
+    "prior_loss_weight", "seed", "shuffle_caption", "text_encoder_lr", "unet_lr", "huber_c", "huber_scale",
+    "huber_schedule", "ip_noise_gamma_random_strength", "loss_type",
 )  # fmt: skip
-NONE_IF_OFF = ("min_snr_gamma", "network_dropout", "noise_offset", "scale_weight_norms", "training_comment")
+NONE_IF_OFF = ("ip_noise_gamma", "min_snr_gamma", "network_dropout", "scale_weight_norms", "training_comment")
 """Settings written under their own name; the latter as None while they are 0 or empty."""
+
+TOLD = ("author", "description", "license", "tags")
+"""Parts of the model specification that only people can tell; each is left out while its setting is empty."""
 
 
 def metadata(
@@ -130,6 +132,7 @@ def metadata(
         "cache_latents": caches_latents(settings),
         **_base_model(model),
         **_own_vae(model),
+        **_noise(settings),
         "sd_scripts_commit_hash": implementation(),
         "session_id": _session(progress),
         "training_started_at": progress.started,
@@ -150,14 +153,33 @@ def _modelspec(settings: "Settings", model: "Model", architecture: str) -> dict[
         "architecture": architecture,
         "implementation": IMPLEMENTATIONS.get(model.family, "diffusers"),
         "implementation_version": implementation(),
-        "title": settings.output_name,
+        "title": settings.metadata_title.strip() or settings.output_name,
         "resolution": f"{width}x{height}",
         "date": datetime.now().isoformat(timespec="seconds"),
         "prediction_type": "v" if model.prediction_type == "v_prediction" else "epsilon",
     }
+    for name in TOLD:
+        if text := getattr(settings, f"metadata_{name}").strip():
+            values[name] = text
+    if settings.min_timestep > 0 or settings.max_timestep < 1000:
+        values["timestep_range"] = f"{settings.min_timestep},{settings.max_timestep}"
     if settings.clip_skip > 1:
         values["encoder_layer"] = str(settings.clip_skip)
     return {f"modelspec.{name}": value for name, value in values.items()}
+
+
+def _noise(settings: "Settings") -> dict[str, Any]:
+    """What was added to the noise: of the two kinds of offset only the chosen one is named."""
+    original = settings.noise_offset_type == "Original"
+    multires = not original and settings.multires_noise_iterations > 0
+    return {
+        "debiased_estimation": settings.debiased_estimation_loss,
+        "noise_offset": (settings.noise_offset or None) if original else None,
+        "noise_offset_random_strength": settings.noise_offset_random_strength and original,
+        "adaptive_noise_scale": (settings.adaptive_noise_scale or None) if original else None,
+        "multires_noise_iterations": settings.multires_noise_iterations if multires else None,
+        "multires_noise_discount": settings.multires_noise_discount if multires else 0.3,
+    }
 
 
 def _base_model(model: "Model") -> dict[str, str]:

@@ -12,12 +12,13 @@ from trainer.settings.network import LoraType, Network
 from trainer.settings.noise import Loss
 from trainer.settings.optimizer import Duration, Rates
 from trainer.settings.processes import Processes
+from trainer.settings.publishing import Metadata
 from trainer.settings.samples import Samples
 from trainer.settings.saving import Saving, States
 from trainer.settings.sdxl import Sdxl
 
 SECTIONS: tuple[type[Section], ...] = (
-    SourceModel, Family, Folders, LoraType, Duration, Rates, Network, Lycoris, Images, Sdxl, CaptionFiles, Saving,
+    SourceModel, Family, Folders, Metadata, LoraType, Duration, Rates, Network, Lycoris, Images, Sdxl, CaptionFiles, Saving,
     Precision, Captions, Augmentation, Loss, OwnVae, Memory, States, BlockRates, BlockSizes, ConvSizes, Compiling,
     Processes, Samples,
 )  # fmt: skip
@@ -25,7 +26,7 @@ SECTIONS: tuple[type[Section], ...] = (
 
 
 class Settings(
-    SourceModel, Family, Folders, LoraType, Duration, Rates, Network, Lycoris, Images, Sdxl, CaptionFiles, Saving,
+    SourceModel, Family, Folders, Metadata, LoraType, Duration, Rates, Network, Lycoris, Images, Sdxl, CaptionFiles, Saving,
     Precision, Captions, Augmentation, Loss, OwnVae, Memory, States, BlockRates, BlockSizes, ConvSizes, Compiling,
     Processes, Samples,
 ):  # fmt: skip
