@@ -31,6 +31,7 @@ from trainer.losses import Losses
 from trainer.memory import LOADING, PREPARING, TRAINING, memory_for
 from trainer.models import load_model
 from trainer.plan import Plan, batches_a_step, due, make_plan
+from trainer.publish import Publisher, fetched
 from trainer.report import Failure, Stopped
 from trainer.sample import Painter, asked_for
 from trainer.storage import Frozen
@@ -49,6 +50,7 @@ def train(s: Settings, report: Reporter) -> None:
     Writes the LoRA into the output folder and everything else into the run's folder. Raises `Failure` with a sentence,
     or `Stopped` when a stop command was obeyed and everything is saved.
     """
+    s = fetched(s, report)
     state = checkpoint.open_state(s.resume) if s.resume else None
     precision = choose_precision(s, report)
     world = join(precision.device)  # the processes that train together; mostly it is one
@@ -75,10 +77,11 @@ def train(s: Settings, report: Reporter) -> None:
         memory_for(PREPARING, s, precision.device),
         Batches(s, dataset, model, report, precision.device, world=world) as batches,
         Curves(log_folder(s, report) if world.is_main else None, {"plan": plan.sentence}, progress.step) as curves,
+        Publisher(s, report) as publisher,
     ):
         conditioning.sits_on(adapter, learner.trains_text)
         painter = Painter(s if world.is_main else s.changed(sample_prompts=""), report, model, conditioning, learner)
-        saver = Saver(s, report, model, dataset, plan, learner, writes=world.is_main)
+        saver = Saver(s, report, model, dataset, plan, learner, publisher, writes=world.is_main)
         losses = Losses(plan.steps_per_epoch, precision.device, progress.losses)
         desk = Desk(s, report, plan, progress, losses, curves, painter, saver, world)
         make_room(s, model, dataset, conditioning, painter, report)
@@ -132,21 +135,62 @@ class Objective:
         source = diffusion.generator(s.seed, *place)
         torch.manual_seed(diffusion.mixed_seed(s.seed, *place))  # for dropouts
         x0, device = batch.latents, batch.latents.device
-        noise = put(diffusion.draw_noise(x0.shape, s.noise_offset, source), device)
-        t = diffusion.draw_timesteps(batch.size, len(self.alpha_bars), source)
+        noise, t = self.draw(x0, source)
         alpha_bar, t = put(self.alpha_bars[t], device), put(t, device)
 
-        noisy = diffusion.mix(x0, noise, alpha_bar)  # q(x_t | x_0)
+        noisy = diffusion.mix(x0, self.perturbed(noise, source), alpha_bar)  # q(x_t | x_0)
         told = self.conditioning(batch.captions)
         if batch.inpainting is not None:
             noisy = torch.cat((noisy, batch.inpainting), dim=1)
         with self.precision.autocast():
             prediction = self.model.predict(noisy, t, told, batch.sizes)
         wanted = diffusion.target(x0, noise, alpha_bar, prediction_type)
-        losses = diffusion.per_sample(diffusion.distance(prediction, wanted)) * batch.loss_weights
+        losses = diffusion.per_sample(self.distance(prediction, wanted, t, alpha_bar)) * batch.loss_weights
+        return self.weighed(losses, alpha_bar).mean()
+
+    def draw(self, x0: Tensor, source: torch.Generator) -> tuple[Tensor, Tensor]:
+        """The noise, on x0's device, and the timesteps. What only some options need is drawn after what all do."""
+        s = self.s
+        offset = s.noise_offset if s.noise_offset_type == "Original" else 0.0
+        varies = offset and (s.noise_offset_random_strength or s.adaptive_noise_scale)
+        noise = put(diffusion.draw_noise(x0.shape, 0.0 if varies else offset, source), x0.device)
+        end = min(s.max_timestep, len(self.alpha_bars))
+        t = diffusion.draw_timesteps(len(x0), end, source, min(s.min_timestep, end - 1))
+        if varies:
+            strength = offset * diffusion.draw_share(source) if s.noise_offset_random_strength else offset
+            adapted = diffusion.adaptive_offset(x0, strength, s.adaptive_noise_scale)
+            noise = diffusion.add_offset(noise, adapted, source)
+        if s.noise_offset_type == "Multires" and s.multires_noise_iterations:
+            noise = diffusion.add_multires(noise, s.multires_noise_iterations, s.multires_noise_discount, source)
+        return noise, t
+
+    def perturbed(self, noise: Tensor, source: torch.Generator) -> Tensor:
+        """The noise that is mixed in; another than what is asked for with "IP noise gamma"."""
+        s = self.s
+        if not s.ip_noise_gamma:
+            return noise
+        share = diffusion.draw_share(source) if s.ip_noise_gamma_random_strength else 1.0
+        return diffusion.perturb(noise, share * s.ip_noise_gamma, source)
+
+    def distance(self, prediction: Tensor, wanted: Tensor, t: Tensor, alpha_bar: Tensor) -> Tensor:
+        """How far every element is off, by "Loss type"."""
+        s, c = self.s, None
+        if s.loss_type in ("huber", "smooth_l1"):
+            c = diffusion.huber_c(t, alpha_bar, len(self.alpha_bars), s.huber_schedule, s.huber_c, s.huber_scale)
+        return diffusion.distance(prediction, wanted, s.loss_type, c)
+
+    def weighed(self, losses: Tensor, alpha_bar: Tensor) -> Tensor:
+        """The loss of each sample times what its timestep counts."""
+        s, prediction_type = self.s, self.model.prediction_type
         if s.min_snr_gamma:
             losses = losses * diffusion.min_snr_weight(alpha_bar, s.min_snr_gamma, prediction_type)
-        return losses.mean()
+        if s.scale_v_pred_loss_like_noise_pred:
+            losses = losses * diffusion.noise_like_weight(alpha_bar)
+        if s.v_pred_like_loss:
+            losses = losses * diffusion.velocity_like_weight(alpha_bar, s.v_pred_like_loss)
+        if s.debiased_estimation_loss:
+            losses = losses * diffusion.debiased_weight(alpha_bar, prediction_type)
+        return losses
 
 
 # Before the loop.

@@ -122,7 +122,7 @@ def read(raw: Mapping[str, Any]) -> Loaded:
 
 
 def _take(key: str, value: Any, report: Loaded) -> None:
-    if key not in KNOWN:
+    if key not in KNOWN or KNOWN[key].about.secret:
         report.ignored.append(Ignored(key, _why_ignored(key, value)))
         return
     item = KNOWN[key]
@@ -245,7 +245,7 @@ def _additional_parameters(raw: dict[str, Any], report: Loaded) -> None:
             flags[name].append(word)
     for name, values in flags.items():
         target = RENAMED.get(name, name)
-        if target in KNOWN:
+        if target in KNOWN and not KNOWN[target].about.secret:
             after: Any = " ".join(values) if values else True
             raw[target] = after
             report.changed.append(Changed(target, f"--{name}", after, "moved here from additional_parameters"))
@@ -361,6 +361,9 @@ def _numbers_with_another_meaning(raw: dict[str, Any], report: Loaded) -> None:
     step = _number(raw.get("bucket_reso_steps"))
     if step is not None and (step < 8 or step % 8):
         change(raw, report, "bucket_reso_steps", max(8, int(step) // 8 * 8), "pictures are encoded in blocks of 8 pixels")
+    for key in ("huber_c", "huber_scale", "max_timestep"):
+        if _number(raw.get(key)) == 0:
+            change(raw, report, key, KNOWN[key].default, "0 meant the usual value")
     if _number(raw.get("epoch")) == 0:
         change(raw, report, "epoch", 1, "0 epochs train nothing")
     if "save_model_as" in raw and raw["save_model_as"] not in ("safetensors", "ckpt"):
@@ -389,7 +392,6 @@ WHY_IGNORED = {
     "lowram": "a model's file is mapped, never read into memory as a whole",
     "no_token_padding": "no longer a setting of the Kohya GUI either",
     "network_args": "every network option has a field of its own",
-    "noise_offset_type": "Noise offset is always the original kind",
     "huggingface_token": "secrets are never read from a file",
     "wandb_api_key": "secrets are never read from a file",
 }
