@@ -58,6 +58,7 @@ def test_good_settings_have_no_problem(good: dict[str, Any]) -> None:
         ({"enable_bucket": False, "max_resolution": "500,512"}, "Max resolution: width and height must be multiples of 8"),
         ({"bucket_reso_steps": 60}, "Bucket resolution steps: must be a multiple of 8"),
         ({"bucket_no_upscale": False, "min_bucket_reso": 1024}, "Minimum bucket resolution: 1024 is more"),
+        ({"min_timestep": 500, "max_timestep": 500}, "Min Timestep: must be less than Max Timestep; nothing from 500 on"),
     ],
 )  # fmt: skip
 def test_each_problem_is_a_sentence_under_its_label(
@@ -72,6 +73,7 @@ def test_every_fix_cures_its_problem(good: dict[str, Any]) -> None:
         {"output_name": "a/b"}, {"color_aug": True}, {"learning_rate": 0}, {"enable_bucket": False, "max_resolution": "500,512"},
         {"bucket_reso_steps": 60}, {"bucket_no_upscale": False, "min_bucket_reso": 1024}, {"dim_from_weights": True},
         {"train_data_dir": str(Path(good["train_data_dir"]) / "2_cat")}, {"resume": "/no/such/state"},
+        {"min_timestep": 800, "max_timestep": 500},
     ]  # fmt: skip
     for values in wrong:
         settings = Settings(**{**good, **values})
@@ -169,6 +171,16 @@ def test_the_processor_picks_what_works_and_says_so(good: dict[str, Any], monkey
             "Save last N epochs state: has an effect only with Save training state.",
         ),
         ({"keep_tokens": 1}, "Keep n tokens: has an effect only with Shuffle caption."),
+        ({"multires_noise_iterations": 6}, "Noise offset type: Original leaves out Multires noise iterations (6)"),
+        (
+            {"noise_offset_type": "Multires", "multires_noise_iterations": 6, "noise_offset": 0.05},
+            "Noise offset type: Multires leaves out Noise offset (0.05)",
+        ),
+        ({"noise_offset_type": "Multires"}, "Multires noise iterations: 0 adds no noise"),
+        ({"adaptive_noise_scale": 0.01}, "Adaptive noise scale: has an effect only with Noise offset."),
+        ({"noise_offset_random_strength": True}, "Noise offset random strength: has an effect only with Noise offset."),
+        ({"ip_noise_gamma_random_strength": True}, "IP noise gamma random strength: has an effect only with IP noise"),
+        ({"debiased_estimation_loss": True, "min_snr_gamma": 5}, "Debiased Estimation loss: Min SNR gamma makes"),
         ({"resume": "x", "network_weights": "y"}, "LoRA network weights: has no effect beside"),
     ],
 )
@@ -181,3 +193,10 @@ def test_pictures_that_are_left_out_are_named(good: dict[str, Any]) -> None:
     (Path(good["train_data_dir"]) / "2_cat" / "broken.png").touch()
     found = said(good, checks.notes)
     assert any("1 file will be left out: broken.png (is empty" in text for text in found), found
+
+
+def test_noise_that_fits_together_is_not_spoken_of(good: dict[str, Any]) -> None:
+    original = {"noise_offset": 0.05, "adaptive_noise_scale": 0.005, "noise_offset_random_strength": True}
+    multires = {"noise_offset_type": "Multires", "multires_noise_iterations": 6, "adaptive_noise_scale": 0.005}
+    for values in (original, multires, {"ip_noise_gamma": 0.1, "ip_noise_gamma_random_strength": True}):
+        assert said({**good, **values}, checks.noise) == []

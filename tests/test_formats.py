@@ -218,6 +218,36 @@ def test_what_is_not_told_is_left_out(tmp_path: Path, blank: str) -> None:
     assert found["modelspec.title"] == "t"
 
 
+def test_noise_and_loss_of_a_run(tmp_path: Path) -> None:
+    plain = about(tmp_path)
+    expected = {
+        "ss_loss_type": "l2", "ss_huber_schedule": "snr", "ss_huber_c": "0.1", "ss_huber_scale": "1.0",
+        "ss_debiased_estimation": "False", "ss_ip_noise_gamma": "None", "ss_ip_noise_gamma_random_strength": "False",
+        "ss_noise_offset": "None", "ss_noise_offset_random_strength": "False", "ss_adaptive_noise_scale": "None",
+        "ss_multires_noise_iterations": "None", "ss_multires_noise_discount": "0.3",
+    }  # fmt: skip
+    assert {key: plain[key] for key in expected} == expected
+    chosen = {
+        "loss_type": "huber", "huber_schedule": "exponential", "huber_c": 0.2, "huber_scale": 2.0,
+        "debiased_estimation_loss": True, "ip_noise_gamma": 0.1, "ip_noise_gamma_random_strength": True,
+        "noise_offset": 0.05, "noise_offset_random_strength": True, "adaptive_noise_scale": 0.01,
+        "multires_noise_iterations": 6, "multires_noise_discount": 0.2, "min_timestep": 100,
+    }  # fmt: skip
+    found = about(tmp_path, **chosen)
+    expected |= {
+        "ss_loss_type": "huber", "ss_huber_schedule": "exponential", "ss_huber_c": "0.2", "ss_huber_scale": "2.0",
+        "ss_debiased_estimation": "True", "ss_ip_noise_gamma": "0.1", "ss_ip_noise_gamma_random_strength": "True",
+        "modelspec.timestep_range": "100,1000",
+    }  # fmt: skip
+    original = {
+        "ss_noise_offset": "0.05", "ss_noise_offset_random_strength": "True", "ss_adaptive_noise_scale": "0.01",
+    }  # fmt: skip
+    assert {key: found[key] for key in expected} == expected | original
+    found = about(tmp_path, **chosen, noise_offset_type="Multires")
+    multires = {"ss_multires_noise_iterations": "6", "ss_multires_noise_discount": "0.2"}
+    assert {key: found[key] for key in expected} == expected | multires
+
+
 def test_folders_tags_and_buckets(tmp_path: Path) -> None:
     found = about(tmp_path)
     assert json.loads(found["ss_dataset_dirs"]) == {

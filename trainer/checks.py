@@ -197,6 +197,14 @@ def caches(s: Settings) -> Iterator[Problem]:
         )
 
 
+def timesteps(s: Settings) -> Iterator[Problem]:
+    """At least one timestep must be left to train."""
+    if s.min_timestep >= s.max_timestep:
+        largest = KNOWN["max_timestep"].label
+        message = f"must be less than {largest}; nothing from {s.min_timestep} on is below {s.max_timestep}."
+        yield problem("min_timestep", message, {"min_timestep": 0, "max_timestep": 1000}, "Train all timesteps")
+
+
 def rates(s: Settings) -> Iterator[Problem]:
     """Something must be trained."""
     unet, text = (s.learning_rate if rate is None else rate for rate in (s.unet_lr, s.text_encoder_lr))
@@ -243,8 +251,8 @@ def precision(s: Settings) -> Iterator[Problem]:
 
 
 CHECKS: tuple[Check, ...] = (
-    model, weights, pictures, output, resume, buckets, caches, rates, optimizer, precision, processes.problems,
-    machine.problems,
+    model, weights, pictures, output, resume, buckets, caches, timesteps, rates, optimizer, precision,
+    processes.problems, machine.problems,
 )  # fmt: skip
 
 
@@ -402,6 +410,35 @@ def two_starts(s: Settings) -> Iterator[Problem]:
         )
 
 
+def noise(s: Settings) -> Iterator[Problem]:
+    """Kinds of noise that are filled in but not added, and two weights that do the same."""
+    key, original = "noise_offset_type", s.noise_offset_type == "Original"
+    unused = "multires_noise_iterations" if original else "noise_offset"
+    if getattr(s, unused):
+        label = KNOWN[unused].label
+        message = f"{s.noise_offset_type} leaves out {label} ({getattr(s, unused):g}); one kind is added, not both."
+        yield problem(key, message, {unused: 0}, f"Set {label} to 0")
+    if not original and not s.multires_noise_iterations:
+        message = "0 adds no noise, so Multires changes nothing yet; 6 to 10 are usual."
+        yield problem("multires_noise_iterations", message, {"multires_noise_iterations": 6}, "Use 6")
+    for key, needed in NEEDED.items():
+        if getattr(s, key) and not getattr(s, needed) and (original or needed != "noise_offset"):
+            fix = {key: KNOWN[key].default}
+            yield problem(key, f"has an effect only with {KNOWN[needed].label}.", fix, "Switch it off")
+    if s.min_snr_gamma and s.debiased_estimation_loss:
+        label = KNOWN["min_snr_gamma"].label
+        message = f"{label} makes nearly clean steps count less too; both together hardly train them. Use one."
+        yield problem("debiased_estimation_loss", message, {"debiased_estimation_loss": False}, "Untick it")
+
+
+NEEDED = {
+    "noise_offset_random_strength": "noise_offset",
+    "adaptive_noise_scale": "noise_offset",
+    "ip_noise_gamma_random_strength": "ip_noise_gamma",
+}
+"""Settings that only vary what another one adds."""
+
+
 def without_effect(s: Settings) -> Iterator[Problem]:
     """Ticks that do nothing together with others."""
     if s.keep_tokens and not s.shuffle_caption:
@@ -412,5 +449,5 @@ def without_effect(s: Settings) -> Iterator[Problem]:
 
 NOTES: tuple[Check, ...] = (
     left_out, on_the_processor, rates_of_their_own, warm_up, which_length, sampling, only_the_last, last_ones,
-    no_place_for_words, two_starts, without_effect, processes.remarks, machine.remarks,
+    no_place_for_words, two_starts, noise, without_effect, processes.remarks, machine.remarks,
 )  # fmt: skip

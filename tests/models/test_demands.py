@@ -54,6 +54,8 @@ def test_what_suits_the_model_is_not_spoken_of(models: dict[str, Path], kind: st
 @pytest.mark.parametrize(
     ("kind", "values", "said"),
     [
+        ("sd15", {"scale_v_pred_loss_like_noise_pred": True}, "Scale v prediction loss: it is for models that predict velocity"),
+        ("sd2 v", {"v_pred_like_loss": 0.3}, "V Pred like loss: it is for models that predict noise"),
         ("sdxl", {"v2": True}, "v2: it is ticked, but its configs say Stable Diffusion XL."),
         ("sd15", {"sdxl": True}, "SDXL: it is ticked, but its configs say Stable Diffusion 1.5."),
         ("sd2", {"v_parameterization": True}, "v_param: it is ticked, but it predicts noise: its scheduler says so."),

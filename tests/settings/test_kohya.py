@@ -25,6 +25,7 @@ from trainer.settings.kohya import Unreadable, load, read
         ("lr_scheduler_num_cycles", "", 1), ("enable_bucket", "false", False), ("max_resolution", "512x650", "512,650"),
         ("network_alpha", 0, 1.0), ("bucket_reso_steps", 1, 8), ("save_model_as", "same as source model", "safetensors"),
         ("LoRA_type", "LoCon", "LyCORIS/LoCon"), ("prior_loss_weight", 0, 0.0), ("max_grad_norm", 0, 0.0),
+        ("huber_c", 0, 0.1), ("huber_scale", 0, 1.0), ("max_timestep", 0, 1000), ("noise_offset_type", "Multires", "Multires"),
     ],
 )  # fmt: skip
 def test_value_shapes(key: str, written: Any, meant: Any) -> None:

@@ -129,7 +129,29 @@ def bucket_steps(s: Settings) -> Iterator[Problem]:
         )
 
 
-PROBLEMS = (ticks, vae, cached_text, bucket_steps)
+def weights(s: Settings) -> Iterator[Problem]:
+    """Does the way mistakes are weighed go with what the model predicts?"""
+    found = _usable(s)
+    if found is not None:
+        yield from unfit_weights(s, _predicts_velocity(s, found))
+
+
+def unfit_weights(s: Settings, velocity: bool) -> Iterator[Problem]:
+    """The settings of the loss that are not for a model that predicts velocity, or for one that does not."""
+    if s.scale_v_pred_loss_like_noise_pred and not velocity:
+        message = "it is for models that predict velocity; this one predicts noise."
+        fix = {"scale_v_pred_loss_like_noise_pred": False}
+        yield problem("scale_v_pred_loss_like_noise_pred", message, fix, "Untick it")
+    if s.v_pred_like_loss and velocity:
+        message = "it is for models that predict noise; this one predicts velocity already."
+        yield problem("v_pred_like_loss", message, {"v_pred_like_loss": 0.0}, "Set to 0")
+
+
+def _predicts_velocity(s: Settings, found: Identity) -> bool:
+    return found.prediction == "v_prediction" or (found.prediction is None and s.v_parameterization)
+
+
+PROBLEMS = (ticks, vae, cached_text, bucket_steps, weights)
 
 
 # What may surprise.
@@ -170,8 +192,8 @@ def resolution(s: Settings) -> Iterator[Problem]:
     found = _usable(s)
     if found is None:
         return
-    velocity = found.prediction == "v_prediction" or (found.prediction is None and s.v_parameterization)
-    side = 1024 if found.family == "sdxl" else 768 if found.family == "sd2" and velocity else 512
+    is_768 = found.family == "sd2" and _predicts_velocity(s, found)
+    side = 1024 if found.family == "sdxl" else 768 if is_768 else 512
     width, height = s.resolution
     if side > 512 and width * height <= 512 * 512:
         what = FAMILY_NAMES[found.family or ""]
