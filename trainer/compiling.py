@@ -31,6 +31,9 @@ COMPILERS = ("c++", "g++", "clang++", "clang-cl", "cl", "icx")
 GRAPHS = 512
 """Variants of a block that are compiled (widths times picture sizes), at most; PyTorch's 8 would end it silently."""
 
+EXACT, ROUGH = 0.01, 0.25
+"""How far a compiled gradient may be off in float32, and where half precision rounds it."""
+
 REGIONS = ("BasicTransformerBlock", "ResnetBlock2D")
 """Classes of the blocks that are compiled one by one: nearly all the work, and alike but for their width.
 
@@ -71,16 +74,19 @@ def compile_unet(unet: "nn.Module", s: "Settings", report: "Reporter") -> "Compi
     }
     if s.dynamo_backend == "inductor" and s.dynamo_mode != "default":
         options["mode"] = s.dynamo_mode
-    return Compiled(unet, options, report)
+    # Compiled dropouts draw other numbers, so that nothing could be compared.
+    drops = s.network_dropout or s.rank_dropout or s.module_dropout
+    return Compiled(unet, options, report, compares=not drops)
 
 
 class Region:
     """Stands in a block where PyTorch keeps its compiled self. Without gradients the block is as it was: pictures are
     drawn too seldom to be worth a second compilation."""
 
-    def __init__(self, block: "nn.Module", options: dict[str, Any]) -> None:
+    def __init__(self, owner: "Compiled", block: "nn.Module", options: dict[str, Any]) -> None:
         import torch
 
+        self.owner = owner
         self.plain: Callable[..., Any] = block._call_impl
         self.compiled: Callable[..., Any] = torch.compile(self.plain, **options)
 
@@ -88,24 +94,29 @@ class Region:
         """What the block gives."""
         import torch
 
-        return (self.compiled if torch.is_grad_enabled() else self.plain)(*args, **others)
+        compiled = torch.is_grad_enabled() and not self.owner.resting
+        return (self.compiled if compiled else self.plain)(*args, **others)
 
 
 class Compiled:
     """A U-Net whose blocks are compiled. Nothing fails or falls back silently.
 
-    The first pass of each picture size is rehearsed, backward too, so that whatever cannot be compiled is found here:
-    then a note says so and the U-Net goes on as it was.
+    The first pass of each picture size is rehearsed, backward too, and its gradients compared with those of the blocks
+    as they were. Whatever cannot be compiled, or is compiled wrongly, is found here: then a note says so and the U-Net
+    goes on as it was.
     """
 
-    def __init__(self, unet: "nn.Module", options: dict[str, Any], report: "Reporter") -> None:
-        self.unet, self.report = unet, report
+    def __init__(
+        self, unet: "nn.Module", options: dict[str, Any], report: "Reporter", compares: bool = True
+    ) -> None:
+        self.unet, self.report, self.compares = unet, report, compares
+        self.resting = False
         self.plain: Callable[..., Any] = unet._call_impl
         self.regions = [block for block in unet.modules() if type(block).__name__ in REGIONS]
         self.marks_steps = options.get("mode") in RECORDING
         self.rehearsed: set[Any] = set()
         for block in self.regions:
-            block._compiled_call_impl = Region(block, options)  # type: ignore[assignment]
+            block._compiled_call_impl = Region(self, block, options)  # type: ignore[assignment]
         unet._compiled_call_impl = self  # type: ignore[assignment]
 
     def undo(self) -> None:
@@ -135,13 +146,32 @@ class Compiled:
             return self.plain(*args, **others)
 
     def _rehearse(self, args: tuple[Any, ...], others: dict[str, Any]) -> None:
-        """A pass forward and backward if none like it was seen before; it leaves no trace, not even in chance."""
-        import torch
-
+        """A pass forward and backward if none like it was seen before, and one without compiling to compare with."""
         like = _likeness((args, others))
         if like in self.rehearsed:
             return
         self.report.phase("compiling the model")
+        found = self._gradients(args, others)
+        if self.compares:
+            self.resting = True
+            try:
+                wrong = _distance(found, self._gradients(args, others))
+            finally:
+                self.resting = False
+            if not wrong <= (EXACT if self._is_exact() else ROUGH):
+                raise RuntimeError(f"Compiled, it learns something else: a gradient is {wrong:.0%} off")
+        self.rehearsed.add(like)
+
+    def _is_exact(self) -> bool:
+        import torch
+
+        first = next(self.unet.parameters())
+        return first.dtype == torch.float32 and not torch.is_autocast_enabled(first.device.type)
+
+    def _gradients(self, args: tuple[Any, ...], others: dict[str, Any]) -> "list[Tensor]":
+        """Those of a pass to what is trained and what was given; they leave no trace, not even in chance."""
+        import torch
+
         weights = [weight for weight in self.unet.parameters() if weight.requires_grad]
         given = [item for item in _tensors((args, others)) if item.requires_grad]
         device = next(self.unet.parameters()).device
@@ -151,8 +181,9 @@ class Compiled:
             output = self.plain(*args, **others)
             output = output[0] if isinstance(output, tuple) else output.sample
             # The states of a trained text encoder are needed again: nothing in front of the U-Net may be used up.
-            torch.autograd.grad(output.float().sum(), weights + given, allow_unused=True)
-        self.rehearsed.add(like)
+            gradients = torch.autograd.grad(1024 * output.float().square().mean(), weights + given, allow_unused=True)
+        # Copies: what a recorded step gave is overwritten by the next.
+        return [gradient.clone() for gradient in gradients if gradient is not None]
 
     def _mark_step(self) -> None:
         import torch
@@ -192,6 +223,15 @@ def _tensors(value: Any) -> "Iterator[Tensor]":
             yield from _tensors(item)
     elif hasattr(value, "requires_grad"):
         yield value
+
+
+def _distance(found: "list[Tensor]", wanted: "list[Tensor]") -> float:
+    """By how much of its own length the worst gradient is off; those that hardly count are measured by all of them."""
+    import torch
+
+    lengths = torch.stack([gradient.float().norm() for gradient in wanted])
+    off = torch.stack([(one.float() - other.float()).norm() for one, other in zip(found, wanted, strict=True)])
+    return float((off / lengths.clamp(min=float(0.01 * lengths.norm()) + 1e-30)).max())
 
 
 def _reason(error: BaseException) -> str:
