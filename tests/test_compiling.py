@@ -185,7 +185,7 @@ def test_a_backend_that_computes_another_gradient_is_not_used() -> None:
     small = Small(dynamo_backend="eager")
     plain = small.pass_of()
     compiled = small.compile()
-    region = compiled.regions[0]._compiled_call_impl
+    region: Any = compiled.regions[0]._compiled_call_impl
     inner = region.compiled
     region.compiled = lambda *args, **others: TooMuch.apply(inner(*args, **others))
     assert_same(small.pass_of(), plain)
