@@ -34,11 +34,11 @@ MODEL = "pretrained_model_name_or_path"
 CUSTOM = "custom"
 LOOK_AGAIN = 10
 """Seconds after which the outlook is asked for again while a run is on."""
-PARAMETERS = ("Basic", "Advanced", "Samples")
+PARAMETERS = ("Basic", "Advanced", "Samples", "HuggingFace")
 
 
 def draw(form: Form) -> None:
-    """Source Model, Folders and Parameters (Basic, Advanced, Samples), filled from the declarations."""
+    """Source Model, Folders and Parameters (Basic, Advanced, Samples, HuggingFace), filled from the declarations."""
     tablist("training", {"source-model": "Source Model", "folders": "Folders", "parameters": "Parameters"})
     with panel("source-model", first=True):
         quick_pick(form)
@@ -144,7 +144,17 @@ def examine(raw: Mapping[str, Any]) -> tuple[Settings, list[Problem], list[Probl
     job = jobs()[JOB]
     seen = {item.key for item in wrong + outside}
     found = [item for item in job.check(settings) if item.key not in seen]
+    found += [token_typed(item.name) for item in KNOWN.values() if item.about.secret and getattr(settings, item.name)]
     return settings, outside + wrong + found, [item for item in job.notes(settings) if item.key not in seen]
+
+
+def token_typed(key: str) -> Problem:
+    """Runs are started from a folder of files, and a secret is written to none."""
+    message = (
+        "a run started from this page would find it only in a file, and it is written to none. Empty this field, and "
+        "set the variable HF_TOKEN or run hf auth login once before the program starts."
+    )
+    return Problem(key, KNOWN[key].label, message, {key: ""}, "Empty it")
 
 
 def outlook(raw: Mapping[str, Any]) -> dict[str, Any]:

@@ -51,6 +51,8 @@ def test_good_settings_have_no_problem(good: dict[str, Any]) -> None:
         ({"dim_from_weights": True}, "DIM from weights: needs a file in LoRA network weights."),
         ({"resume": "/no/such/state"}, "Resume from saved training state: there is no folder /no/such/state."),
         ({"color_aug": True}, "Color augmentation: pictures that change each time cannot be cached"),
+        ({"huggingface_repo_id": "me/my lora"}, "Huggingface repo id: me/my lora is not a repository's name"),
+        ({"resume_from_huggingface": "me/lora"}, "Resume from huggingface: is written as user/name/folder"),
         ({"learning_rate": 0}, "Learning rate: every rate is 0"),
         ({"learning_rate": 0, "text_encoder_lr": 1e-4, "stop_text_encoder_training": -1}, "Learning rate: every rate is 0"),
         ({"optimizer_args": "weight_decay"}, "Optimizer extra arguments:"),
@@ -165,6 +167,8 @@ def test_the_processor_picks_what_works_and_says_so(good: dict[str, Any], monkey
         ({"sample_every_n_epochs": 1}, "Sample every n epochs: write a prompt in Sample prompts"),
         ({"epoch": 4, "save_every_n_epochs": 0}, "Save every N epochs: 0 means only the last file is kept."),
         ({"metadata_tags": "cat", "save_model_as": "ckpt"}, "Metadata tags: a ckpt file has no place for it"),
+        ({"async_upload": True}, "Async upload: has an effect only with Huggingface repo id."),
+        ({"save_state_to_huggingface": True}, "Save state to huggingface: has an effect only with Huggingface repo id."),
         ({"save_last_n_steps": 9}, "Save last N steps: has an effect only with Save every N steps."),
         (
             {"save_last_n_epochs": 0, "save_last_n_epochs_state": 2, "save_every_n_epochs": 1},
@@ -200,3 +204,11 @@ def test_noise_that_fits_together_is_not_spoken_of(good: dict[str, Any]) -> None
     multires = {"noise_offset_type": "Multires", "multires_noise_iterations": 6, "adaptive_noise_scale": 0.005}
     for values in (original, multires, {"ip_noise_gamma": 0.1, "ip_noise_gamma_random_strength": True}):
         assert said({**good, **values}, checks.noise) == []
+
+
+@pytest.mark.parametrize("known", ["", "hf_x"])
+def test_an_upload_needs_a_token(good: dict[str, Any], known: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("huggingface_hub.get_token", lambda: known or None)
+    found = said({**good, "huggingface_repo_id": "me/lora"})
+    assert [text.partition(";")[0] for text in found] == ([] if known else ["Huggingface token: there is no token"])
+    assert said({**good, "huggingface_repo_id": "me/lora", "huggingface_token": "hf_y"}) == []

@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from trainer.data.dataset import Dataset
     from trainer.models import Model
     from trainer.plan import Plan
+    from trainer.publish import Publisher
     from trainer.report import Reporter
     from trainer.settings import Settings
 
@@ -143,11 +144,16 @@ class Shelf:
         """A file is not ours to remove any more."""
         self._saved.pop(path, None)
 
-    def clear(self, s: Settings, rhythm: Rhythm, now: int) -> list[tuple[Path, OSError]]:
-        """Remove what is older than the settings keep; what could not be removed, and why, to be tried next time."""
+    def clear(
+        self, s: Settings, rhythm: Rhythm, now: int, in_use: Callable[[Path], bool] = lambda path: False
+    ) -> list[tuple[Path, OSError]]:
+        """Remove what is older than the settings keep; what is `in_use` waits for the next time.
+
+        Returns what could not be removed, and why; that is tried again too.
+        """
         stuck = []
         for path, (of, number, what) in list(self._saved.items()):
-            if of is not rhythm or number >= rhythm.oldest_kept(s, now, what):
+            if of is not rhythm or number >= rhythm.oldest_kept(s, now, what) or in_use(path):
                 continue
             try:
                 _remove(path)
@@ -171,11 +177,12 @@ class Saver:
         dataset: Dataset,
         plan: Plan,
         learner: Learner,
+        publisher: Publisher,
         writes: bool = True,
     ) -> None:
         """`writes`: whether this process is the one that does; for the others nothing ever has to be saved."""
         self.s, self.report, self.model, self.dataset, self.plan = s, report, model, dataset, plan
-        self.learner, self.writes = learner, writes
+        self.learner, self.publisher, self.writes = learner, publisher, writes
         self.spare = report.folder / "output"
         self.folder = Path(s.output_dir).expanduser() if s.output_dir else self.spare
         self._autosaved, self._pause = time.monotonic() - math.inf, 0.0
@@ -194,6 +201,8 @@ class Saver:
             written["state"] = self.state(progress, ending)
         for path in written.values():
             self._shelf.take(path)
+        for what, path in written.items():
+            self.publisher.publish(path, what)
         return written
 
     def scheduled(self, progress: Progress, rhythm: Rhythm) -> None:
@@ -201,7 +210,7 @@ class Saver:
         number = rhythm.number(progress)
         for what, path in self.save(progress, rhythm.ending(number)).items():
             self._shelf.put(path, rhythm, number, what)
-        for path, error in self._shelf.clear(self.s, rhythm, number):
+        for path, error in self._shelf.clear(self.s, rhythm, number, self.publisher.is_waiting):
             reason = error.strerror or error
             self.report.note(f"{path} could not be removed: {reason}.", "warning", rhythm.key)
 

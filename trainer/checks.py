@@ -122,7 +122,8 @@ def output(s: Settings) -> Iterator[Problem]:
         yield problem("output_name", message, {"output_name": clean}, f"Call it {clean}")
     for key in ("output_dir", "logging_dir"):
         yield from _writable(getattr(s, key), key)
-    if s.output_dir and not s.overwrite_output and not s.resume and name.strip():
+    goes_on = s.resume or s.resume_from_huggingface
+    if s.output_dir and not s.overwrite_output and not goes_on and name.strip():
         file = Path(s.output_dir).expanduser() / f"{name}.{s.save_model_as}"
         if file.exists():
             free = next_name(file)
@@ -173,6 +174,32 @@ def resume(s: Settings) -> Iterator[Problem]:
             fix,
             label,
         )
+
+
+def hub(s: Settings) -> Iterator[Problem]:
+    """Can files be given to the hub, and a state be asked for?"""
+    from trainer.publish import address
+
+    repo = s.huggingface_repo_id.strip()
+    if repo and not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", repo, re.ASCII):
+        yield problem("huggingface_repo_id", f"{repo} is not a repository's name, such as your-name/my-lora.")
+    elif repo and not s.huggingface_token.strip() and not _knows_a_token():
+        message = "there is no token; set the variable HF_TOKEN, or run hf auth login once, before the program starts."
+        yield problem("huggingface_token", message, {"huggingface_repo_id": ""}, "Upload nothing")
+    if s.resume_from_huggingface.strip():
+        try:
+            address(s.resume_from_huggingface)
+        except ValueError as error:
+            yield problem("resume_from_huggingface", str(error))
+        if s.resume:
+            message = f"choose one: {KNOWN['resume'].label} names a state too."
+            yield problem("resume_from_huggingface", message, {"resume": ""}, "Resume from huggingface")
+
+
+def _knows_a_token() -> bool:
+    from huggingface_hub import get_token
+
+    return bool(get_token())
 
 
 # Values that do not go together.
@@ -251,7 +278,7 @@ def precision(s: Settings) -> Iterator[Problem]:
 
 
 CHECKS: tuple[Check, ...] = (
-    model, weights, pictures, output, resume, buckets, caches, timesteps, rates, optimizer, precision,
+    model, weights, pictures, output, resume, hub, buckets, caches, timesteps, rates, optimizer, precision,
     processes.problems, machine.problems,
 )  # fmt: skip
 
@@ -391,6 +418,14 @@ def last_ones(s: Settings) -> Iterator[Problem]:
             yield problem(f"{key}_state", message, {"save_state": True}, "Save states")
 
 
+def no_upload(s: Settings) -> Iterator[Problem]:
+    """Ticks about an upload that is not asked for."""
+    for key in ("save_state_to_huggingface", "async_upload"):
+        if getattr(s, key) and not s.huggingface_repo_id.strip():
+            message = f"has an effect only with {KNOWN['huggingface_repo_id'].label}."
+            yield problem(key, message, {key: False}, "Untick it")
+
+
 def no_place_for_words(s: Settings) -> Iterator[Problem]:
     """A .ckpt holds tensors alone."""
     told = [item.name for item in KNOWN.values() if item.section is Metadata and getattr(s, item.name).strip()]
@@ -449,5 +484,5 @@ def without_effect(s: Settings) -> Iterator[Problem]:
 
 NOTES: tuple[Check, ...] = (
     left_out, on_the_processor, rates_of_their_own, warm_up, which_length, sampling, only_the_last, last_ones,
-    no_place_for_words, two_starts, noise, without_effect, processes.remarks, machine.remarks,
+    no_upload, no_place_for_words, two_starts, noise, without_effect, processes.remarks, machine.remarks,
 )  # fmt: skip

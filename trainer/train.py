@@ -32,6 +32,7 @@ from trainer.memory import LOADING, PREPARING, TRAINING, memory_for
 from trainer.models import load_model
 from trainer.models.demands import unfit_weights
 from trainer.plan import Plan, batches_a_step, due, make_plan
+from trainer.publish import Publisher, fetched
 from trainer.report import Failure, Stopped
 from trainer.sample import Painter, asked_for
 from trainer.storage import Frozen
@@ -50,6 +51,7 @@ def train(s: Settings, report: Reporter) -> None:
     Writes the LoRA into the output folder and everything else into the run's folder. Raises `Failure` with a sentence,
     or `Stopped` when a stop command was obeyed and everything is saved.
     """
+    s = fetched(s, report)
     state = checkpoint.open_state(s.resume) if s.resume else None
     precision = choose_precision(s, report)
     world = join(precision.device)  # the processes that train together; mostly it is one
@@ -76,10 +78,11 @@ def train(s: Settings, report: Reporter) -> None:
         memory_for(PREPARING, s, precision.device),
         Batches(s, dataset, model, report, precision.device, world=world) as batches,
         Curves(log_folder(s, report) if world.is_main else None, {"plan": plan.sentence}, progress.step) as curves,
+        Publisher(s, report) as publisher,
     ):
         conditioning.sits_on(adapter, learner.trains_text)
         painter = Painter(s if world.is_main else s.changed(sample_prompts=""), report, model, conditioning, learner)
-        saver = Saver(s, report, model, dataset, plan, learner, writes=world.is_main)
+        saver = Saver(s, report, model, dataset, plan, learner, publisher, writes=world.is_main)
         losses = Losses(plan.steps_per_epoch, precision.device, progress.losses)
         desk = Desk(s, report, plan, progress, losses, curves, painter, saver, world)
         make_room(s, model, dataset, conditioning, painter, report)

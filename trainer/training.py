@@ -1,5 +1,6 @@
 """Training as a job: its settings, its checks and its plan; the loop itself is `trainer.train`."""
 
+import os
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -45,6 +46,8 @@ class Training(Job):
         if place is None and wanted.settings.num_processes > 1:
             from trainer.launcher import launch
 
+            if token := wanted.settings.huggingface_token.strip():
+                os.environ["HF_TOKEN"] = token  # their settings are a file, which holds no secret
             launch(self.name, wanted, report)
             return
         if place is not None:  # whoever started several processes decides how many

@@ -202,3 +202,11 @@ def test_saving_asks_before_it_replaces_and_refuses_wrong_values(workspace: Path
     told, path = presetbar.save_file("b", {"epoch": "many"}, False)
     assert path is None
     assert not (workspace / "presets" / "b.json").exists()
+
+
+def test_a_token_on_the_page_would_need_a_file_and_is_sent_elsewhere() -> None:
+    _, problems, _ = training.examine({"huggingface_repo_id": "me/lora", "huggingface_token": "hf_x"})
+    (found,) = [problem for problem in problems if problem.key == "huggingface_token"]
+    assert "HF_TOKEN" in found.message
+    assert found.fix == {"huggingface_token": ""}
+    assert "hf_x" not in str(found)

@@ -320,3 +320,13 @@ def test_arguments_that_are_off_are_not_written() -> None:
     assert network_args(Settings(LoRA_type="Kohya DyLoRA", conv_dim=0, network_dropout=0.5)) == {"unit": "1"}
     # Without a rank for convolutions LoCon still adapts what is not spatial in resnets.
     assert network_args(Settings(LoRA_type="Kohya LoCon", conv_dim=0)) == {"conv_dim": "0", "conv_alpha": "1.0"}
+
+
+@pytest.mark.parametrize(
+    "raw", [{"huggingface_token": "hf_x"}, {"additional_parameters": "--huggingface_token hf_x --huggingface_repo_id me/a"}]
+)
+def test_a_token_in_a_file_is_not_taken(raw: dict[str, str]) -> None:
+    found = read({**raw, "LoRA_type": "Standard"})
+    assert found.settings.huggingface_token == ""
+    assert [item.why for item in found.ignored] == ["secrets are never read from a file"]
+    assert "hf_x" not in repr(found)

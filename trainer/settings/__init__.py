@@ -12,7 +12,7 @@ from trainer.settings.network import LoraType, Network
 from trainer.settings.noise import Loss
 from trainer.settings.optimizer import Duration, Rates
 from trainer.settings.processes import Processes
-from trainer.settings.publishing import Metadata
+from trainer.settings.publishing import HuggingFace, Metadata
 from trainer.settings.samples import Samples
 from trainer.settings.saving import Saving, States
 from trainer.settings.sdxl import Sdxl
@@ -20,7 +20,7 @@ from trainer.settings.sdxl import Sdxl
 SECTIONS: tuple[type[Section], ...] = (
     SourceModel, Family, Folders, Metadata, LoraType, Duration, Rates, Network, Lycoris, Images, Sdxl, CaptionFiles, Saving,
     Precision, Captions, Augmentation, Loss, OwnVae, Memory, States, BlockRates, BlockSizes, ConvSizes, Compiling,
-    Processes, Samples,
+    Processes, Samples, HuggingFace,
 )  # fmt: skip
 """In the order of the page."""
 
@@ -28,6 +28,6 @@ SECTIONS: tuple[type[Section], ...] = (
 class Settings(
     SourceModel, Family, Folders, Metadata, LoraType, Duration, Rates, Network, Lycoris, Images, Sdxl, CaptionFiles, Saving,
     Precision, Captions, Augmentation, Loss, OwnVae, Memory, States, BlockRates, BlockSizes, ConvSizes, Compiling,
-    Processes, Samples,
+    Processes, Samples, HuggingFace,
 ):  # fmt: skip
     """What the user decides about a training run. Read, never written."""
