@@ -215,8 +215,9 @@ def _size(item: Setting) -> list[str]:
 
 def _span(items: Iterable[Setting]) -> str:
     """How many of the three columns a section takes: small ones share a row."""
+    items = list(items)
     here = [item for item in items if not item.about.advanced]
-    return f"loom-span-{3 if len(here) > 2 or any(map(_size, here)) else len(here) or 1}"
+    return f"loom-span-{3 if len(here) > 2 or any(map(_size, items)) else len(here) or 1}"
 
 
 def _choice(item: Setting, common: dict[str, Any]) -> Component:
