@@ -175,6 +175,7 @@ def test_the_processor_picks_what_works_and_says_so(good: dict[str, Any], monkey
             "Save last N epochs state: has an effect only with Save training state.",
         ),
         ({"keep_tokens": 1}, "Keep n tokens: has an effect only with Shuffle caption."),
+        ({"masked_loss": True}, "Masked loss: no picture has transparent parts"),
         ({"multires_noise_iterations": 6}, "Noise offset type: Original leaves out Multires noise iterations (6)"),
         (
             {"noise_offset_type": "Multires", "multires_noise_iterations": 6, "noise_offset": 0.05},

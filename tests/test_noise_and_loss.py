@@ -22,7 +22,7 @@ X0 = torch.randn(8, 4, 10, 6, generator=torch.Generator().manual_seed(3)) + torc
 PLAIN: dict[str, Any] = {"seed": 5}
 
 
-def look(prediction: str = "epsilon", **values: Any) -> dict[str, Tensor]:
+def look(prediction: str = "epsilon", masks: Tensor | None = None, **values: Any) -> dict[str, Tensor]:
     """One step of a model that says half of what it sees: the noise asked for, timesteps, mixture, and the loss."""
     seen: dict[str, Tensor] = {}
 
@@ -37,7 +37,8 @@ def look(prediction: str = "epsilon", **values: Any) -> dict[str, Tensor]:
     objective = Objective(model, conditioning, s, precision)
     weights = torch.ones(len(X0))
     batch: Any = SimpleNamespace(
-        latents=X0, size=len(X0), captions=[], sizes=None, loss_weights=weights, inpainting=None
+        latents=X0, size=len(X0), captions=[], sizes=None, loss_weights=weights, inpainting=None,
+        loss_masks=masks,
     )
     loss = objective(batch, 7, 0)
     noise, _ = objective.draw(X0, diffusion.generator(s.seed, 7, 0))
@@ -83,7 +84,7 @@ def test_a_setting_changes_what_it_should_and_nothing_else(
 
 
 def test_no_setting_of_the_section_is_missing_here() -> None:
-    elsewhere = {"prior_loss_weight", "scale_v_pred_loss_like_noise_pred"}
+    elsewhere = {"masked_loss", "prior_loss_weight", "scale_v_pred_loss_like_noise_pred"}
     shown = {name for _, option, _ in CHANGES for name in option} | elsewhere
     assert shown >= set(Loss.model_fields)
 
@@ -187,6 +188,15 @@ def test_the_loss_of_a_batch_in_numbers(prediction: str, values: dict[str, Any])
             loss *= 1 / (capped + 1) if is_v else 1 / math.sqrt(capped)
         total += loss / len(X0)
     assert found["loss"].item() == pytest.approx(total, rel=1e-4)
+
+
+def test_a_mask_leaves_out_what_it_hides_and_the_mean_is_over_everything() -> None:
+    masks = torch.rand(8, 1, 10, 6, generator=diffusion.generator(1)).round()
+    plain, found = look(), look(masks=masks)
+    d = (plain["mixed"] / 2 - plain["noise"]) * masks
+    assert found["loss"].item() == pytest.approx(d.square().sum().item() / d.numel(), rel=1e-5)
+    assert look(masks=torch.ones_like(masks))["loss"] == plain["loss"]
+    assert look(masks=torch.zeros_like(masks))["loss"] == 0
 
 
 @pytest.mark.parametrize(

@@ -1,17 +1,23 @@
 """What inpainting models are shown: masks of useful sizes, repeatable, and in the right place in a batch."""
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
+import pytest
 import torch
+from PIL import Image
 
+from tests.data.made import tiny_vae
 from tests.tiny import listener, tiny_model
 from tests.trainings import make_pictures
+from trainer.data.buckets import Placement
 from trainer.data.chance import Choice, generator
 from trainer.data.dataset import scan
 from trainer.data.loader import Batch, Batches
-from trainer.data.masks import draw_mask
+from trainer.data.masks import draw_mask, loss_mask
+from trainer.report import Failure, Reporter
 from trainer.settings import Settings
 
 
@@ -100,3 +106,74 @@ def test_sizes_go_with_their_pictures(tmp_path: Path) -> None:
             height, width = batch.latents.shape[2] * 8, batch.latents.shape[3] * 8
             assert row[:2] == [picture.size[1], picture.size[0]]
             assert row[4:] == [height, width]
+
+
+# Masked loss.
+
+
+def cut_out(path: Path, alpha: np.ndarray[Any, Any], **save: Any) -> Path:
+    height, width = alpha.shape
+    rgba = np.dstack([np.full((height, width, 3), 90, np.uint8), alpha.astype(np.uint8)])
+    Image.fromarray(rgba, "RGBA").save(path, **save)
+    return path
+
+
+def test_a_loss_mask_is_the_mean_opacity_of_each_latents_pixels(tmp_path: Path) -> None:
+    alpha = np.random.default_rng(1).integers(0, 256, (32, 24))
+    found = loss_mask(cut_out(tmp_path / "a.png", alpha), Placement((24, 32), (24, 32), (0, 0)), 8)
+    judge = torch.nn.functional.interpolate(torch.from_numpy(alpha / 255)[None, None], (4, 3), mode="area")[0, 0]
+    assert found is not None
+    assert torch.allclose(torch.from_numpy(found).double(), judge, atol=1e-6)
+
+
+def test_a_loss_mask_is_shrunk_cropped_and_turned_like_its_picture(tmp_path: Path) -> None:
+    alpha = np.zeros((64, 96))
+    alpha[:, 16:32] = 255  # after shrinking to 48 × 32 and cropping 8 pixels: the left column of latents
+    found = loss_mask(cut_out(tmp_path / "a.png", alpha), Placement((32, 32), (48, 32), (8, 0)), 8)
+    assert found is not None
+    assert found.tolist() == [[1.0, 0.0, 0.0, 0.0]] * 4
+    exif = Image.Exif()
+    exif[0x0112] = 6  # to be turned to the right
+    turned = cut_out(tmp_path / "b.png", np.rot90(alpha), exif=exif)
+    found = loss_mask(turned, Placement((32, 32), (48, 32), (8, 0)), 8)
+    assert found is not None
+    assert found.tolist() == [[1.0, 0.0, 0.0, 0.0]] * 4
+
+
+def test_opaque_pictures_have_no_loss_mask(tmp_path: Path) -> None:
+    Image.new("RGB", (16, 16)).save(tmp_path / "a.png")
+    assert loss_mask(tmp_path / "a.png", Placement((16, 16), (16, 16), (0, 0)), 8) is None
+
+
+@pytest.mark.parametrize("cached", [True, False])
+def test_batches_carry_loss_masks_flipped_with_their_pictures(tmp_path: Path, cached: bool) -> None:
+    folder = tmp_path / "img" / "8_cat"
+    folder.mkdir(parents=True)
+    left = np.zeros((64, 64))
+    left[:, :32] = 255
+    cut_out(folder / "a.png", left)
+    Image.new("RGB", (64, 64), "red").save(folder / "b.png")
+    s = Settings(
+        train_data_dir=str(tmp_path / "img"), max_resolution="64,64", train_batch_size=2, seed=3, flip_aug=True,
+        cache_latents=cached, masked_loss=True,
+    )  # fmt: skip
+    model: Any = SimpleNamespace(vae=tiny_vae())
+    seen = set()
+    with Reporter(tmp_path / "run") as report, Batches(s, scan(s), model, report, "cpu") as batches:
+        for batch in batches.epoch(1):
+            masks = [None] * batch.size if batch.loss_masks is None else batch.loss_masks
+            for picture, mask in zip(batch.pictures, masks, strict=True):
+                halves = (1.0, 1.0) if mask is None else (mask[0, :, :4].mean().item(), mask[0, :, 4:].mean().item())
+                seen.add((picture.path.name, *halves))
+    assert seen == {("a.png", 1.0, 0.0), ("a.png", 0.0, 1.0), ("b.png", 1.0, 1.0)}
+    with Reporter(tmp_path / "run") as report, Batches(s.changed(masked_loss=False), scan(s), model, report, "cpu") as plain:
+        assert all(batch.loss_masks is None for batch in plain.epoch(1))
+
+
+def test_a_picture_that_is_gone_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "a.png"
+    with pytest.raises(Failure, match=r"a\.png .*no longer there"):
+        loss_mask(path, Placement((16, 16), (16, 16), (0, 0)), 8)
+    cut_out(path, np.zeros((16, 24)))
+    with pytest.raises(Failure, match=r"a\.png was changed"):
+        loss_mask(path, Placement((16, 16), (16, 16), (0, 0)), 8, (16, 16))

@@ -92,6 +92,32 @@ def open_picture(source: Path | bytes) -> Image.Image:
             raise Unreadable(f"is damaged ({_reason(error)})") from error
 
 
+def has_alpha(path: Path) -> bool:
+    """Whether a picture may have transparent parts, from its first bytes. Raises `Unreadable`."""
+    try:
+        return _has_alpha(path)
+    except FileNotFoundError as error:
+        raise Unreadable("is no longer there") from error
+
+
+@once_per_file
+def _has_alpha(path: Path) -> bool:
+    with _open(path) as image:
+        return bool(image.has_transparency_data)
+
+
+def open_alpha(path: Path) -> Image.Image:
+    """How opaque the upright picture is, as three equal channels: 255 is opaque. Raises `Unreadable`."""
+    with _open(path) as image:
+        try:
+            alpha = image.convert("RGBA").getchannel("A")
+            turn = TURNS.get(_orientation(image, path))
+        except Exception as error:  # see open_picture
+            raise Unreadable(f"is damaged ({_reason(error)})") from error
+    upright = alpha if turn is None else alpha.transpose(turn)
+    return Image.merge("RGB", (upright, upright, upright))
+
+
 def check_pixels(path: Path) -> None:
     """Decode the whole file, as cheaply as its format allows. Raises `Unreadable`."""
     with _open(path) as image:

@@ -21,7 +21,7 @@ from trainer.data.chance import Choice, generator
 from trainer.data.dataset import Dataset, Picture, caches_latents
 from trainer.data.images import Pixels, vary_colors
 from trainer.data.latents import Encoder, Latents, Wish, pixels_of
-from trainer.data.masks import Mask, draw_mask
+from trainer.data.masks import Mask, Shares, draw_mask, loss_mask
 from trainer.settings import Settings
 from trainer.workspace import workspace
 
@@ -30,6 +30,9 @@ if TYPE_CHECKING:
     from trainer.report import Reporter
     from trainer.world import World
 
+
+MASKS = 4096
+"""Masks kept in memory; one is a few kilobytes."""
 
 PIXELS = 2 << 30
 """Bytes of resized pictures that are kept when latents are not cached, so that most are decoded only once."""
@@ -41,7 +44,8 @@ class Batch:
 
     `sizes`: float32 [B, 6], what SDXL is told of each picture (`buckets.told_sizes`). `inpainting`: float32
     [B, 5, h/8, w/8], what an inpainting model sees besides the noisy latents: the mask (1 = hidden) and the latents of
-    the picture without what is hidden. `epoch` counts from 1, `index` (of the batch within its epoch) from 0.
+    the picture without what is hidden. `loss_masks`: float32 [B, 1, h/8, w/8], how much each place counts with "Masked
+    loss", `None` where everything does. `epoch` counts from 1, `index` (of the batch within its epoch) from 0.
     """
 
     latents: torch.Tensor
@@ -52,6 +56,7 @@ class Batch:
     index: int
     sizes: torch.Tensor
     inpainting: torch.Tensor | None = None
+    loss_masks: torch.Tensor | None = None
 
     @property
     def size(self) -> int:
@@ -76,6 +81,7 @@ class _Prepared:
     seeds: list[int]
     masks: list[Mask]
     masked_seeds: list[int]
+    loss_masks: torch.Tensor | None
 
 
 class Batches:
@@ -113,6 +119,7 @@ class Batches:
         workers = 1 if self._latents else min(8, os.cpu_count() or 1)
         self._ahead = self._closing.enter_context(Ahead(self._prepare, workers, workers + 3))
         self._order = lru_cache(2)(self._order_of)
+        self._mask = lru_cache(MASKS)(self._mask_of)
 
     def _cached(self, dataset: Dataset, report: "Reporter", folder: Path | None) -> Latents:
         to_disk = self.settings.cache_latents_to_disk
@@ -191,21 +198,38 @@ class Batches:
             told_sizes(self.entries[entry].size, self.buckets[entry], flip)
             for entry, flip in zip(entries, flips, strict=True)
         ]
+        loss_masks = self._loss_masks(entries, flips)
         if self._latents is not None:
             paths = [self.entries[entry].path for entry in entries]
             stacked = torch.stack([self._latents.get(*which) for which in zip(paths, flips, strict=True)])
             if self.device.type == "cuda":
                 stacked = stacked.pin_memory()
-            return _Prepared(entries, texts, sizes, stacked, [], [], [], [])
+            return _Prepared(entries, texts, sizes, stacked, [], [], [], [], loss_masks)
         pixels = [self._pixels(entry, flip, spot.epoch) for entry, flip in zip(entries, flips, strict=True)]
         seeds = [self._seed(Choice.LATENT, spot.epoch, entry) for entry in entries]
         if not self.settings.train_inpainting:
-            return _Prepared(entries, texts, sizes, None, pixels, seeds, [], [])
+            return _Prepared(entries, texts, sizes, None, pixels, seeds, [], [], loss_masks)
         masks = [
             draw_mask(*self.buckets[entry], generator(Choice.MASK, self.seed, spot.epoch, entry)) for entry in entries
         ]
         masked_seeds = [self._seed(Choice.MASKED_LATENT, spot.epoch, entry) for entry in entries]
-        return _Prepared(entries, texts, sizes, None, pixels, seeds, masks, masked_seeds)
+        return _Prepared(entries, texts, sizes, None, pixels, seeds, masks, masked_seeds, loss_masks)
+
+    def _loss_masks(self, entries: list[int], flips: list[bool]) -> torch.Tensor | None:
+        """What of each picture counts, or `None` when all of all of them does."""
+        if not self.settings.masked_loss:
+            return None
+        found = [self._mask(self.entries[entry]) for entry in entries]
+        if all(mask is None for mask in found):
+            return None
+        width, height = self.buckets[entries[0]]
+        whole = np.ones((height // CELL, width // CELL), np.float32)
+        masks = [whole if mask is None else mask for mask in found]
+        turned = [mask[:, ::-1] if flip else mask for mask, flip in zip(masks, flips, strict=True)]
+        return torch.from_numpy(np.stack(turned)).unsqueeze(1)
+
+    def _mask_of(self, picture: Picture) -> Shares | None:
+        return loss_mask(picture.path, place(picture.size, self.settings), CELL, picture.size)
 
     def _seed(self, choice: Choice, epoch: int, entry: int) -> int:
         return int(generator(choice, self.seed, epoch, entry).integers(2**63))
@@ -236,8 +260,9 @@ class Batches:
         pictures = [self.entries[entry] for entry in prepared.entries]
         weights = torch.tensor([self.settings.prior_loss_weight if picture.is_reg else 1.0 for picture in pictures])
         sizes = torch.tensor(prepared.sizes, dtype=torch.float32).to(self.device)
+        loss_masks = None if prepared.loss_masks is None else prepared.loss_masks.to(self.device)
         return Batch(
-            latents, prepared.captions, weights.to(self.device), pictures, epoch, index, sizes, inpainting
+            latents, prepared.captions, weights.to(self.device), pictures, epoch, index, sizes, inpainting, loss_masks
         )  # fmt: skip
 
     def _seen(self, prepared: _Prepared) -> torch.Tensor:

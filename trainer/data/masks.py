@@ -1,14 +1,44 @@
-"""What inpainting models learn to fill in: a random part of each picture, under boxes, ellipses and brush strokes."""
+"""Masks: what inpainting models learn to fill in, and what of a picture counts with "Masked loss"."""
 
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from PIL import Image, ImageDraw
+
+from trainer.data.images import Unreadable, fit, has_alpha, open_alpha
+from trainer.report import Failure
+
+if TYPE_CHECKING:
+    from trainer.data.buckets import Placement
 
 Mask = np.ndarray[Any, np.dtype[np.bool_]]
 
 WHOLE = 0.25
 """Share of pictures of which everything is hidden, as the inpainting models of Stable Diffusion were trained."""
+
+
+Shares = np.ndarray[Any, np.dtype[np.float32]]
+
+
+def loss_mask(path: Path, placement: "Placement", cell: int, size: tuple[int, int] | None = None) -> Shares | None:
+    """How much each latent of a picture counts: float32 [bucket height / cell, bucket width / cell], 0 to 1.
+
+    That is how opaque the picture is there, the mean over the `cell` × `cell` pixels of a latent; `None` where all
+    is opaque. `size` is that of the picture when it was looked at first. Raises `Failure` if it changed since.
+    """
+    try:
+        if not has_alpha(path):
+            return None
+        alpha = open_alpha(path)
+    except Unreadable as error:
+        raise Failure(f"{path} {error}.", "It was readable before. Mend or remove it, and start again.") from error
+    if size is not None and alpha.size != size:
+        raise Failure(f"{path} was changed while the run was on.", "Start again to train on it as it is now.")
+    opaque = fit(alpha, placement)[..., 0].astype(np.float32) / 255
+    height, width = opaque.shape
+    mask: Shares = opaque.reshape(height // cell, cell, width // cell, cell).mean((1, 3))
+    return mask
 
 
 def draw_mask(width: int, height: int, rng: np.random.Generator) -> Mask:

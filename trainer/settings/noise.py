@@ -14,6 +14,10 @@ class Loss(Section):
     tab: ClassVar[str] = "Parameters > Advanced"
     title: ClassVar[str] = "Noise and loss"
 
+    masked_loss: bool = setting(
+        False, "Masked loss", "What is transparent in a picture does not count, half transparent half; good for subjects that are cut out.",
+        advanced=True,
+    )
     min_snr_gamma: float = setting(
         0.0, "Min SNR gamma", "Keeps easy, nearly clean steps from dominating; 5 is usual and learns faster. 0 = off.", ge=0, soft_max=20
     )
