@@ -233,7 +233,7 @@ def test_files_left_are_those_of_the_reference(rhythm: Any, last: int, every: in
         path = tmp_path / f"{now}"
         path.write_text("whole")
         shelf.put(path, rhythm, now, "weights")
-        assert shelf.clear(s, rhythm, now) == []
+        assert shelf.clear(s) == []
         assert sorted(int(file.name) for file in tmp_path.iterdir()) == of_the_reference(
             every, last, rhythm is STEPS, saves[: place + 1]
         )
@@ -261,7 +261,7 @@ def test_states_are_kept_for_themselves_or_with_the_files(
         (folder / "optimizer.bin").write_text("whole")
         shelf.put(file, EPOCHS, epoch, "weights")
         shelf.put(folder, EPOCHS, epoch, "state")
-        assert shelf.clear(s, EPOCHS, epoch) == []
+        assert shelf.clear(s) == []
     assert {path.name for path in tmp_path.iterdir()} == {
         *(f"{number}.safetensors" for number in weights.split()), *(f"{number}-state" for number in states.split()),
     }  # fmt: skip
@@ -269,14 +269,20 @@ def test_states_are_kept_for_themselves_or_with_the_files(
 
 def test_what_cannot_be_removed_is_said_and_tried_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     s, shelf = Settings(save_every_n_epochs=1, save_last_n_epochs=1), Shelf()
-    for epoch in (1, 2, 3):
+    for epoch in (1, 2):
         (tmp_path / str(epoch)).write_text("whole")
         shelf.put(tmp_path / str(epoch), EPOCHS, epoch, "weights")
     with monkeypatch.context() as patched:
         patched.setattr(Path, "unlink", refuse)
-        stuck = shelf.clear(s, EPOCHS, 2)
-        assert [(path.name, str(error)) for path, error in stuck] == [("1", "in use")]
-    assert shelf.clear(s, EPOCHS, 3) == []
+        stuck = shelf.clear(s)
+        assert [(path.name, rhythm.key, str(error)) for path, rhythm, error in stuck] == [
+            ("1", "save_last_n_epochs", "in use")
+        ]
+    assert shelf.clear(s, in_use=lambda path: path.name == "1") == []
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["1", "2"]
+    (tmp_path / "3").write_text("whole")
+    shelf.put(tmp_path / "3", EPOCHS, 3, "weights")
+    assert shelf.clear(s) == []
     assert [path.name for path in tmp_path.iterdir()] == ["3"]
 
 
@@ -290,7 +296,7 @@ def test_what_somebody_asked_for_stays(tmp_path: Path) -> None:
         (tmp_path / str(step)).write_text("whole")
         shelf.put(tmp_path / str(step), STEPS, step, "weights")
     shelf.take(tmp_path / "2")
-    shelf.clear(s, STEPS, 4)
+    shelf.clear(s)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["2", "3", "4"]
 
 

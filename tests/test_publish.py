@@ -154,10 +154,10 @@ def run(code: str, s: Settings, folder: Path, endpoint: str, *words: str, **more
 
 @pytest.fixture
 def s(tmp_path: Path) -> Settings:
-    """Three steps, a file after each, of which one is kept; states too."""
+    """Four steps and a file after each; those of the last step and of the one before are kept."""
     model, data = tiny_sd15(tmp_path / "model"), trainings.make_pictures(tmp_path / "data")
     return trainings.settings(
-        model, data, tmp_path / "out", max_train_steps=3, save_every_n_steps=1, save_last_n_steps=1,
+        model, data, tmp_path / "out", max_train_steps=4, save_every_n_steps=1, save_last_n_steps=1,
         save_state_on_train_end=True, huggingface_repo_id=REPO,
     )  # fmt: skip
 
@@ -175,9 +175,12 @@ def secret_files(*folders: Path) -> list[Path]:
 def test_every_saved_file_of_a_run_is_uploaded_whole(hub: Hub, s: Settings, tmp_path: Path) -> None:
     wanted = s.changed(huggingface_path_in_repo="v1", save_state_to_huggingface=True, async_upload=True)
     notes = run(TRAIN, wanted, tmp_path / "run", hub.address, HF_TOKEN=TOKEN)
-    weights = ["v1/small.safetensors", "v1/small-step00000001.safetensors", "v1/small-step00000002.safetensors"]
+    weights = ["v1/small.safetensors", *(f"v1/small-step0000000{step}.safetensors" for step in (1, 2, 3))]
     state = [f"v1/small-state/{name}" for name in ("model.safetensors", "optimizer.bin", "train_state.json")]
     assert sorted(hub.files) == sorted(weights + state)
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
+        "small-state", "small-step00000002.safetensors", "small-step00000003.safetensors", "small.safetensors",
+    ]  # fmt: skip
     assert hub.files["v1/small.safetensors"] == (tmp_path / "out" / "small.safetensors").read_bytes()
     assert hub.repos[REPO]["visibility"] == "private"
     assert hub.tokens == {f"Bearer {TOKEN}"}

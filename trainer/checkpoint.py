@@ -135,31 +135,33 @@ class Shelf:
 
     def __init__(self) -> None:
         self._saved: dict[Path, tuple[Rhythm, int, str]] = {}
+        self._newest: dict[Rhythm, int] = {}
 
     def put(self, path: Path, rhythm: Rhythm, number: int, what: str) -> None:
         """A file was saved, and is whole."""
         self._saved[path] = (rhythm, number, what)
+        self._newest[rhythm] = number
 
     def take(self, path: Path) -> None:
         """A file is not ours to remove any more."""
         self._saved.pop(path, None)
 
     def clear(
-        self, s: Settings, rhythm: Rhythm, now: int, in_use: Callable[[Path], bool] = lambda path: False
-    ) -> list[tuple[Path, OSError]]:
+        self, s: Settings, in_use: Callable[[Path], bool] = lambda path: False
+    ) -> list[tuple[Path, Rhythm, OSError]]:
         """Remove what is older than the settings keep; what is `in_use` waits for the next time.
 
         Returns what could not be removed, and why; that is tried again too.
         """
         stuck = []
-        for path, (of, number, what) in list(self._saved.items()):
-            if of is not rhythm or number >= rhythm.oldest_kept(s, now, what) or in_use(path):
+        for path, (rhythm, number, what) in list(self._saved.items()):
+            if number >= rhythm.oldest_kept(s, self._newest[rhythm], what) or in_use(path):
                 continue
             try:
                 _remove(path)
                 self.take(path)
             except OSError as error:
-                stuck.append((path, error))
+                stuck.append((path, rhythm, error))
         return stuck
 
 
@@ -210,9 +212,12 @@ class Saver:
         number = rhythm.number(progress)
         for what, path in self.save(progress, rhythm.ending(number)).items():
             self._shelf.put(path, rhythm, number, what)
-        for path, error in self._shelf.clear(self.s, rhythm, number, self.publisher.is_waiting):
-            reason = error.strerror or error
-            self.report.note(f"{path} could not be removed: {reason}.", "warning", rhythm.key)
+        self.tidy()
+
+    def tidy(self) -> None:
+        """Remove what this run saved too long ago, as far as it is not being uploaded."""
+        for path, rhythm, error in self._shelf.clear(self.s, self.publisher.is_waiting):
+            self.report.note(f"{path} could not be removed: {error.strerror or error}.", "warning", rhythm.key)
 
     def weights(self, progress: Progress, ending: str = "") -> Path:
         """Write the LoRA in Save precision."""
