@@ -467,6 +467,23 @@ def noise(s: Settings) -> Iterator[Problem]:
         yield problem("debiased_estimation_loss", message, {"debiased_estimation_loss": False}, "Untick it")
 
 
+def nothing_masked(s: Settings) -> Iterator[Problem]:
+    """Masked loss, and no picture that says what counts."""
+    from trainer.data.images import Unreadable, has_alpha
+
+    def says(path: Path) -> bool:
+        try:
+            return has_alpha(path)
+        except (OSError, Unreadable):
+            return False
+
+    if s.masked_loss and s.train_data_dir:
+        dataset = next(_datasets(s))[0]
+        if dataset.pictures and not any(says(picture.path) for picture in dataset.pictures):
+            message = "no picture has transparent parts, so everything counts; save cut-out pictures as PNG or WebP."
+            yield problem("masked_loss", message, {"masked_loss": False}, "Untick it")
+
+
 NEEDED = {
     "noise_offset_random_strength": "noise_offset",
     "adaptive_noise_scale": "noise_offset",
@@ -485,5 +502,6 @@ def without_effect(s: Settings) -> Iterator[Problem]:
 
 NOTES: tuple[Check, ...] = (
     left_out, on_the_processor, rates_of_their_own, warm_up, which_length, sampling, only_the_last, last_ones,
-    no_upload, no_place_for_words, two_starts, noise, without_effect, processes.remarks, machine.remarks,
+    no_upload, no_place_for_words, two_starts, noise, nothing_masked, without_effect, processes.remarks,
+    machine.remarks,
 )  # fmt: skip

@@ -149,7 +149,10 @@ class Objective:
         with self.precision.autocast():
             prediction = self.model.predict(noisy, t, told, batch.sizes)
         wanted = diffusion.target(x0, noise, alpha_bar, prediction_type)
-        losses = diffusion.per_sample(self.distance(prediction, wanted, t, alpha_bar)) * batch.loss_weights
+        distances = self.distance(prediction, wanted, t, alpha_bar)
+        if batch.loss_masks is not None:
+            distances = distances * batch.loss_masks
+        losses = diffusion.per_sample(distances) * batch.loss_weights
         return self.weighed(losses, alpha_bar).mean()
 
     def draw(self, x0: Tensor, source: torch.Generator) -> tuple[Tensor, Tensor]:
