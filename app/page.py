@@ -87,6 +87,8 @@ def build_page(options: Any = None) -> gr.Blocks:
             presetbar.draw(form, loads)
         form.wire(training.answer_check)
         _connect(page, form, run_id, answer, start, check, queue, copy)
+    for event in page.fns.values():
+        event.api_visibility = "private"  # described to nobody: half of what the browser would have to read
     return page
 
 

@@ -202,7 +202,8 @@ def test_what_people_tell_comes_back_from_the_file(tmp_path: Path) -> None:
         "title": "Meine Katze 🐈", "author": "A. Nonymous", "description": 'Sits. Say "sks cat";\nsecond line: ä, ü',
         "license": "CC-BY-4.0", "tags": "cat, animal,  photo",
     }  # fmt: skip
-    found = about(tmp_path, **{f"metadata_{name}": text for name, text in told.items()})
+    chosen: dict[str, Any] = {f"metadata_{name}": text for name, text in told.items()}
+    found = about(tmp_path, **chosen)
     path = formats.save(tmp_path / "a.safetensors", {"a": torch.zeros(2)}, found)
     with safe_open(path, "pt") as file:
         assert {name: file.metadata()[f"modelspec.{name}"] for name in told} == told
@@ -213,7 +214,8 @@ def test_what_people_tell_comes_back_from_the_file(tmp_path: Path) -> None:
 @pytest.mark.parametrize("blank", ["", "  "])
 def test_what_is_not_told_is_left_out(tmp_path: Path, blank: str) -> None:
     names = ("title", "author", "description", "license", "tags")
-    found = about(tmp_path, **{f"metadata_{name}": blank for name in names})
+    chosen: dict[str, Any] = {f"metadata_{name}": blank for name in names}
+    found = about(tmp_path, **chosen)
     assert set(found) == set(REFERENCE)
     assert found["modelspec.title"] == "t"
 
@@ -227,7 +229,7 @@ def test_noise_and_loss_of_a_run(tmp_path: Path) -> None:
         "ss_multires_noise_iterations": "None", "ss_multires_noise_discount": "0.3",
     }  # fmt: skip
     assert {key: plain[key] for key in expected} == expected
-    chosen = {
+    chosen: dict[str, Any] = {
         "loss_type": "huber", "huber_schedule": "exponential", "huber_c": 0.2, "huber_scale": 2.0,
         "debiased_estimation_loss": True, "ip_noise_gamma": 0.1, "ip_noise_gamma_random_strength": True,
         "noise_offset": 0.05, "noise_offset_random_strength": True, "adaptive_noise_scale": 0.01,
