@@ -15,7 +15,7 @@ from app import charts, drafts, paths, presets, runs
 from app.form import Form, shown
 from app.frame import panel, tablist
 from trainer import hardware
-from trainer.adapters import readers_of
+from trainer.adapters import WHAT, readers_of
 from trainer.declare import Problem, by_name, validate
 from trainer.jobs import jobs
 from trainer.models.hub import size_of
@@ -163,7 +163,7 @@ def outlook(raw: Mapping[str, Any]) -> dict[str, Any]:
     busy = _active()
     model = identify(settings.pretrained_model_name_or_path.strip())
     fixed, why = _read_from(model)
-    told = {"LoRA_type": readers_of(settings), **why}
+    told = {"LoRA_type": f"{WHAT[settings.LoRA_type]} {readers_of(settings)}", **why}
     if not any(item.key == MODEL for item in problems):
         told[MODEL] = _identity(model)
     answer: dict[str, Any] = {

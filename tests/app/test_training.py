@@ -12,9 +12,18 @@ from PIL import Image
 
 from app import drafts, paths, presetbar, training
 from app.form import Form
+from trainer.adapters import ADAPTERS, WHAT, readers_of
 from trainer.settings import SECTIONS, Settings
 
 ID = "aaaaaaaa11111111"
+
+
+def test_beside_each_lora_type_stand_what_it_is_and_who_reads_it() -> None:
+    assert list(WHAT) == list(ADAPTERS)
+    for kind in ADAPTERS:
+        note = training.outlook({"LoRA_type": kind})["notes"]["LoRA_type"]
+        assert note.startswith(WHAT[kind])
+        assert readers_of(Settings(LoRA_type=kind)) in note
 
 
 @pytest.fixture(autouse=True)

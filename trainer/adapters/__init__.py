@@ -111,6 +111,25 @@ ADAPTERS = Registry(
 )  # fmt: skip
 
 OF_DORA = "LyCORIS can use it; in ComfyUI and Forge 10 to 17 % of the effect differs"
+WHAT = {
+    "Standard": "Low-rank updates of the attention layers: small, quick, mixes well. The usual choice.",
+    "Kohya LoCon": "As Standard, and the convolutions too: better at styles and textures, larger.",
+    "LoRA-FA": "As Standard with one half frozen: less memory, learns a little less.",
+    "Kohya DyLoRA": "Learns all ranks at once, so that a smaller one can be cut out afterwards; slower to learn.",
+    "Kohya LoHa": "Two low-rank updates multiplied: a high rank in a small file; good at styles.",
+    "Kohya LoKr": "Kronecker products: the smallest files; the LoKr factor sets how small.",
+    "LyCORIS/LoCon": "As Kohya LoCon, with the options of LyCORIS: presets, DoRA, Tucker cores.",
+    "LyCORIS/LoHa": "Two low-rank updates multiplied: a high rank in a small file; good at styles.",
+    "LyCORIS/LoKr": "Kronecker products: the smallest files; the LoKr factor sets how small.",
+    "LyCORIS/DyLoRA": "Learns all ranks at once, block by block; slower to learn.",
+    "LyCORIS/GLoRA": "An update that depends on the layer's own weight: more to learn with, larger.",
+    "LyCORIS/iA3": "A factor for each input or output: tiny files, for simple things; wants a high rate, as 5e-3.",
+    "LyCORIS/BOFT": "Turns the weights in butterfly steps: keeps what the model knows; slow.",
+    "LyCORIS/Diag-OFT": "Turns the weights block by block: keeps what the model knows.",
+    "LyCORIS/Native Fine-Tuning": "Trains the layers themselves: learns most, needs memory and disk as a model does.",
+}
+"""What each type is, in a sentence for people who choose."""
+
 OTHER_READERS = (
     ("lokr", "use_tucker", "No known program can use a LoKr with Tucker decomposition; untick it to share the file."),
     ("lokr", "use_cp", "No known program can use a LoKr with CP decomposition; untick it to share the file."),

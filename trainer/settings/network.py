@@ -15,7 +15,7 @@ class LoraType(Section):
     LoRA_type: str = setting(
         "Standard",
         "LoRA type",
-        "Standard trains the attention layers; Kohya LoCon also the convolutions, which helps with styles and textures.",
+        "What kind of update is learnt. Standard suits most; LoCon and LoHa styles; what each is stands below.",
         choices=ADAPTERS,
     )
     network_weights: str = setting(
