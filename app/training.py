@@ -178,7 +178,8 @@ def outlook(raw: Mapping[str, Any]) -> dict[str, Any]:
     steps, sizes = STEPS, {}
     if not any(item.key == "train_data_dir" for item in problems):
         plan = jobs()[JOB].plan(settings)
-        answer |= {"sentence": plan.get("sentence", ""), "details": _details(plan)}
+        about_pictures = [item.message for item in notes if item.key == "train_data_dir"]
+        answer |= {"sentence": plan.get("sentence", ""), "details": [*_details(plan), *about_pictures]}
         steps, sizes = int(plan.get("steps") or 0) or STEPS, _sizes(plan)
     answer["drawings"] = {
         f"{JOB}--{Rates.__name__}": charts.schedule_plot(settings, steps),

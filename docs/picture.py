@@ -19,7 +19,7 @@ BROWSERS = ("chromium", "chromium-browser", "google-chrome", "chrome", "msedge")
 
 
 def main() -> int:
-    """Open the page on an empty workspace, press Start, wait for the end, take the picture; returns the exit code."""
+    """Open an empty workspace, caption, press Start, wait for the end, take the picture; returns the exit code."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--dark", action="store_true")
     parser.add_argument("--output", type=Path, default=ROOT / "docs" / "page.png")
@@ -69,7 +69,13 @@ def take(port: int, theme: str, output: Path, changes: dict[str, str]) -> None:
         page.wait_for_selector(".loom-fine, .loom-problems", timeout=60_000)
         page.evaluate(f"loom.apply('train', {json.dumps(changes)})")
         page.wait_for_timeout(2000)
+        page.get_by_role("tab", name="Utilities").click()
+        page.get_by_role("tab", name="BLIP").click()
+        page.locator("#panel-caption-blip").get_by_role("button", name="Caption images").click()
+        page.wait_for_selector("#loom-run :text-is('finished')", timeout=600_000)
+        page.get_by_role("tab", name="LoRA").click()
         page.get_by_role("button", name="Start training").click()
+        page.wait_for_selector("#loom-run :text-is('training')", timeout=600_000)
         page.wait_for_selector("#loom-run :text-is('finished')", timeout=1_800_000)
         page.get_by_role("tab", name="Parameters").click()
         page.wait_for_timeout(8000)  # messages go, pictures come

@@ -62,7 +62,8 @@ class CaptionFinder:
             given = f"the caption “{self.folder.concept}” from its name" if self.folder.concept else "no caption"
             verbs = ("has", "gets") if len(self.missing) == 1 else ("have", "get")
             share = f"{len(self.missing)} of {counted(pictures)}"
-            notes.append(f"{share} {verbs[0]} no {self.extension} file and {verbs[1]} {given}.")
+            way = " Caption images, under Utilities, writes them." if len(self.missing) == pictures else ""
+            notes.append(f"{share} {verbs[0]} no {self.extension} file and {verbs[1]} {given}.{way}")
             notes += [
                 f"Files ending in {ending} stand beside {count} of them, but Caption extension is {self.extension}."
                 for ending, count in self.elsewhere.items()
