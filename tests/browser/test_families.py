@@ -10,7 +10,7 @@ import pytest
 from safetensors import safe_open
 
 from tests.browser.test_monitor import Site
-from tests.browser.test_story import PATIENCE, fill, goto, newest, run_panel, status, stop_everything, tab, train
+from tests.browser.test_story import PATIENCE, fill, goto, newest, run_panel, status, stop_everything, tab, train, wait_for
 from tests.photos import make_photo_dataset
 from tests.tiny import tiny_sd2, tiny_sdxl, tiny_single_file
 
@@ -115,7 +115,7 @@ def test_an_sdxl_lora_is_trained_to_the_file(page: Page, site: Site) -> None:
     settled(page)
     folder = train(page, site, "xl-loha", 4)
     run_panel(page).get_by_text(re.compile("Finished")).first.wait_for()
-    assert status(folder)["state"] == "finished"
+    wait_for(lambda: status(folder).get("state") == "finished", "the end of the run")
     assert status(newest(site))["step"] == 4
     with safe_open(site.work / "out" / "xl-loha.safetensors", "pt") as saved:
         keys = set(saved.keys())

@@ -221,7 +221,7 @@ def test_7_a_short_run_ends_with_a_file_to_download(page: Page, site: Site) -> N
     folder = train(page, site, "story-v2", 8)
     panel = run_panel(page)
     panel.get_by_text(re.compile("Finished")).first.wait_for()
-    assert status(folder)["state"] == "finished"
+    wait_for(lambda: status(folder).get("state") == "finished", "the end of the run")
     file = site.work / "out ä 'x'" / "story-v2.safetensors"
     with safe_open(file, "pt") as saved:
         assert saved.metadata()["ss_steps"] == "8"
