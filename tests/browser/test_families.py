@@ -10,7 +10,18 @@ import pytest
 from safetensors import safe_open
 
 from tests.browser.test_monitor import Site
-from tests.browser.test_story import PATIENCE, fill, goto, newest, run_panel, status, stop_everything, tab, train, wait_for
+from tests.browser.test_story import (
+    PATIENCE,
+    fill,
+    goto,
+    newest,
+    run_panel,
+    status,
+    stop_everything,
+    tab,
+    train,
+    wait_for,
+)
 from tests.photos import make_photo_dataset
 from tests.tiny import tiny_sd2, tiny_sdxl, tiny_single_file
 
