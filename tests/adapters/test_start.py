@@ -88,7 +88,8 @@ def test_a_file_without_alpha_counts_its_updates_once(tmp_path: Path) -> None:
 def test_half_precision_rounds_alpha_and_is_still_known(tmp_path: Path, alpha: float) -> None:
     for dtype in (torch.float16, torch.bfloat16):
         saved(tmp_path / "a.safetensors", dtype, network_dim=4, network_alpha=alpha)
-        gone_on(tmp_path / "a.safetensors", network_dim=4, network_alpha=alpha)
+        after, _ = gone_on(tmp_path / "a.safetensors", network_dim=4, network_alpha=alpha)
+        assert {size.alpha for size in after.sizes.values()} == {alpha}
 
 
 def test_a_file_of_the_unet_alone(tmp_path: Path) -> None:

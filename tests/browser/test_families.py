@@ -10,18 +10,7 @@ import pytest
 from safetensors import safe_open
 
 from tests.browser.test_monitor import Site
-from tests.browser.test_story import (
-    PATIENCE,
-    fill,
-    goto,
-    newest,
-    run_panel,
-    status,
-    stop_everything,
-    tab,
-    train,
-    wait_for,
-)
+from tests.browser.test_story import fill, newest, opened, run_panel, status, stop_everything, tab, train, wait_for
 from tests.photos import make_photo_dataset
 from tests.tiny import tiny_sd2, tiny_sdxl, tiny_single_file
 
@@ -47,12 +36,8 @@ def site(tmp_path_factory: pytest.TempPathFactory, chromium: Browser) -> Iterato
 
 @pytest.fixture(scope="module")
 def page(site: Site, chromium: Browser) -> Iterator[Page]:
-    context = chromium.new_context(viewport={"width": 1280, "height": 900})
-    page = context.new_page()
-    page.set_default_timeout(PATIENCE)
-    goto(page, site)
-    yield page
-    context.close()
+    with opened(site, chromium) as page:
+        yield page
 
 
 def choose(page: Page, site: Site, model: str) -> None:
@@ -110,6 +95,7 @@ def test_fields_of_a_type_or_family_come_and_go(page: Page, site: Site) -> None:
     page.wait_for_function("loom.forms.train.values.sdxl === false")
     tab(page, "Parameters")
     page.locator("#train-sdxl_cache_text_encoder_outputs").wait_for(state="hidden")
+    assert page.evaluate("loom.forms.train.values.factor") == "-1"  # what is hidden keeps its value
 
 
 def test_an_sdxl_lora_is_trained_to_the_file(page: Page, site: Site) -> None:

@@ -53,14 +53,21 @@ def with_pid(pid: int, number: int) -> None:
         os.kill(pid, number)
 
 
-@pytest.fixture(scope="module")
-def page(site: Site, chromium: Browser) -> Iterator[Page]:
+@contextlib.contextmanager
+def opened(site: Site, chromium: Browser) -> Iterator[Page]:
+    """A browser of its own that shows the page."""
     context = chromium.new_context(viewport={"width": 1280, "height": 900})
     page = context.new_page()
     page.set_default_timeout(PATIENCE)
     goto(page, site)
     yield page
     context.close()
+
+
+@pytest.fixture(scope="module")
+def page(site: Site, chromium: Browser) -> Iterator[Page]:
+    with opened(site, chromium) as page:
+        yield page
 
 
 def goto(page: Page, site: Site) -> None:
