@@ -1,17 +1,16 @@
-"""Captions: reading them from files, varying them for each use, and reading weights in them."""
+"""Captions: reading them from files, and varying them for each use."""
 
 import codecs
+import math
 import re
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
 from trainer.data.stamps import once_per_file
 from trainer.settings import Settings
-
-SEPARATOR = ","
-"""Between the parts of a caption that shuffling moves."""
 
 
 @dataclass(frozen=True)
@@ -60,21 +59,51 @@ def _decode(data: bytes) -> tuple[str, str]:
 
 def first_line(text: str) -> str:
     """The line that counts when a caption has several."""
-    return re.split(r"\r\n|\r|\n", text.strip(), maxsplit=1)[0].strip()
+    return lines(text)[0]
 
 
-def process(caption: str, settings: Settings, rng: np.random.Generator, epoch: int) -> str:
-    """The caption as it is used once: perhaps dropped, else its first line, perhaps with its parts in a new order.
+def lines(text: str) -> list[str]:
+    """The lines of a text that hold anything; one empty line for an empty text."""
+    return [line.strip() for line in re.split(r"\r\n|\r|\n", text) if line.strip()] or [""]
 
-    `rng` is this one use's own generator. Epochs count from 1: with "every n epochs" the n-th, 2n-th …
-    have no captions.
+
+def varies_captions(settings: Settings) -> bool:
+    """Whether a caption is another one each time (besides being dropped), so that its encoding cannot be kept."""
+    return settings.enable_wildcard or takes_apart(settings)
+
+
+def takes_apart(settings: Settings) -> bool:
+    """Whether the parts of a caption are moved or left out, so that it matters which ones are kept."""
+    return settings.shuffle_caption or settings.token_warmup_step > 0 or settings.caption_tag_dropout_rate > 0
+
+
+def settled(caption: str, settings: Settings) -> str:
+    """The caption as it is used each time that it is not dropped, unless `varies_captions`."""
+    return _with_plain_separators(_framed(first_line(caption), settings), settings)
+
+
+def process(
+    caption: str, settings: Settings, rng: np.random.Generator, epoch: int, step: int = 0, steps: int = 0
+) -> str:
+    """The caption as it is used once. What is done with it, and in which order, is what sd-scripts does:
+
+    prefix and suffix; perhaps dropped; a random line and random choices, or the first line; parts left out at first,
+    moved, dropped; the secondary separator made plain.
+
+    `rng` is this one use's own generator. Epochs count from 1: with "every n epochs" the n-th, 2n-th … have no
+    captions. `step` of `steps` are done; only token warm-up asks for them.
     """
     if _dropped(settings, rng, epoch):
         return ""
-    caption = first_line(caption)
-    if settings.shuffle_caption:
-        caption = shuffled(caption, settings.keep_tokens, rng)
-    return caption
+    if not varies_captions(settings):
+        return settled(caption, settings)
+    if settings.enable_wildcard:
+        caption = chosen(_framed(caption, settings), rng)
+    else:
+        caption = _framed(first_line(caption), settings)
+    if takes_apart(settings):
+        caption = _taken_apart(caption, settings, rng, step, steps)
+    return _with_plain_separators(caption, settings)
 
 
 def _dropped(settings: Settings, rng: np.random.Generator, epoch: int) -> bool:
@@ -82,62 +111,72 @@ def _dropped(settings: Settings, rng: np.random.Generator, epoch: int) -> bool:
     return rng.random() < settings.caption_dropout_rate or (every > 0 and epoch % every == 0)
 
 
-def shuffled(caption: str, keep: int, rng: np.random.Generator) -> str:
-    """The comma-separated parts in a new order, the first `keep` in their places."""
-    parts = [part.strip() for part in caption.split(SEPARATOR)]
-    fixed, free = parts[:keep], parts[keep:]
-    return ", ".join(fixed + [free[place] for place in rng.permutation(len(free))])
+def _framed(caption: str, settings: Settings) -> str:
+    return " ".join(filter(None, (settings.caption_prefix, caption, settings.caption_suffix)))
 
 
-UP, DOWN = 1.1, 1 / 1.1
-"""What one pair of ( ) or [ ] does to the weight of its text, as in AUTOMATIC1111's web UI."""
-
-TOKEN = re.compile(
-    r"""\\(?P<escaped>.)                              # \( is a plain (
-      | :\s*(?P<weight>[+-]?(\d+\.?\d*|\.\d+))\s*\)   # :1.3) closes a ( and says how much
-      | (?P<mark>[()\[\]])
-      | (?P<text>[^\\()\[\]:]+ | : | \\)""",
-    re.VERBOSE | re.DOTALL,
-)
+def _with_plain_separators(caption: str, settings: Settings) -> str:
+    other = settings.secondary_separator
+    return caption.replace(other, settings.caption_separator) if other else caption
 
 
-def parse_weights(text: str) -> list[tuple[str, float]]:
-    """Pieces of a caption with their weights: (a) counts 1.1 times, [a] 1/1.1, (a:1.3) 1.3 times; they nest.
+WILDCARD = re.compile(r"(?P<brace>\{\{|\}\})|\{(?P<choices>(?:\}\}|[^}])++)\}")
+"""{a|b|c}, or a doubled brace, which is a plain one. They do not nest."""
 
-    A backslash makes the next character plain. A bracket left open reaches to the end; one that closes nothing is text.
-    At least one piece is returned, `("", 1.0)` for an empty text; neighbours of equal weight are one piece.
+
+def chosen(caption: str, rng: np.random.Generator) -> str:
+    """One of the lines, with one of the choices of each {a|b|c}; {{ and }} are plain braces."""
+
+    def choose(found: re.Match[str]) -> str:
+        if found["brace"]:
+            return found["brace"][0]
+        options = found["choices"].split("|")
+        return options[rng.integers(len(options))].replace("{{", "{").replace("}}", "}")
+
+    found = lines(caption)
+    return WILDCARD.sub(choose, found[rng.integers(len(found))] if len(found) > 1 else found[0])
+
+
+class Parts(NamedTuple):
+    """A caption taken apart: what stays in front, what may be moved or left out, and what stays at the end."""
+
+    fixed: list[str]
+    free: list[str]
+    last: list[str]
+
+
+def parts(caption: str, settings: Settings) -> Parts:
+    """The parts of a caption. The keep tokens separator, where the caption holds it, says which ones stay; else the
+    first `keep_tokens` do."""
+    mark = settings.keep_tokens_separator
+    if mark and mark in caption:
+        pieces = [[part for part in _cut(text, settings) if part] for text in caption.split(mark, 2)]
+        return Parts(*pieces, *[[]] * (3 - len(pieces)))
+    found = _cut(caption, settings)
+    return Parts(found[: settings.keep_tokens], found[settings.keep_tokens :], [])
+
+
+def _cut(text: str, settings: Settings) -> list[str]:
+    separator = settings.caption_separator
+    return [part.strip() for part in (text.split(separator) if separator else [text])]
+
+
+def _taken_apart(caption: str, settings: Settings, rng: np.random.Generator, step: int, steps: int) -> str:
+    fixed, free, last = parts(caption, settings)
+    free = free[: warmed_up(len(free), settings, step, steps)]
+    if settings.shuffle_caption:
+        free = [free[place] for place in rng.permutation(len(free))]
+    if rate := settings.caption_tag_dropout_rate:
+        free = [part for part, chance in zip(free, rng.random(len(free)), strict=True) if chance >= rate]
+    return ", ".join(fixed + free + last)
+
+
+def warmed_up(free: int, settings: Settings, step: int, steps: int) -> int:
+    """How many of `free` parts are used after `step` of `steps` steps: `token_warmup_min` at first, then more and more,
+    all from step N = `token_warmup_step` on (below 1: that share of the steps).
+
+    floor(step (free - min) / N) + min; more than there are means all.
     """
-    pieces: list[tuple[str, float]] = []
-    open_at: dict[str, list[int]] = {"(": [], "[": []}
-
-    def multiply(start: int, factor: float) -> None:
-        pieces[start:] = [(piece, weight * factor) for piece, weight in pieces[start:]]
-
-    for token in TOKEN.finditer(text):
-        mark, weight = token["mark"], token["weight"]
-        if mark in ("(", "["):
-            open_at[mark].append(len(pieces))
-        elif mark == ")" and open_at["("]:
-            multiply(open_at["("].pop(), UP)
-        elif mark == "]" and open_at["["]:
-            multiply(open_at["["].pop(), DOWN)
-        elif weight is not None and open_at["("]:
-            multiply(open_at["("].pop(), float(weight))
-        elif token["escaped"] is not None:
-            pieces.append((token["escaped"], 1.0))
-        else:
-            pieces.append((token[0].removeprefix("\\"), 1.0))
-    for starts, factor in ((open_at["("], UP), (open_at["["], DOWN)):
-        for start in starts:
-            multiply(start, factor)
-    return _joined(pieces)
-
-
-def _joined(pieces: list[tuple[str, float]]) -> list[tuple[str, float]]:
-    result: list[tuple[str, float]] = []
-    for piece, weight in pieces:
-        if result and result[-1][1] == weight:
-            result[-1] = (result[-1][0] + piece, weight)
-        else:
-            result.append((piece, weight))
-    return result or [("", 1.0)]
+    least, end = settings.token_warmup_min, settings.token_warmup_step
+    end = end if end >= 1 else math.floor(end * steps)
+    return free if step >= end else math.floor(step * (free - least) / end) + least

@@ -128,6 +128,6 @@ def _ids(tokenizer: Any, text: str) -> list[int]:
 
 
 def _weighted(tokenizer: Any, caption: str) -> list[tuple[int, float]]:
-    from trainer.data.captions import parse_weights
+    from trainer.emphasis import parse_weights
 
     return [(token, weight) for text, weight in parse_weights(caption) for token in _ids(tokenizer, text)]
