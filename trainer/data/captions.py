@@ -79,7 +79,7 @@ def takes_apart(settings: Settings) -> bool:
 
 def settled(caption: str, settings: Settings) -> str:
     """The caption as it is used each time that it is not dropped, unless `varies_captions`."""
-    return _with_plain_separators(_framed(first_line(caption), settings), settings)
+    return _with_plain_separators(framed(first_line(caption), settings), settings)
 
 
 def process(
@@ -98,9 +98,9 @@ def process(
     if not varies_captions(settings):
         return settled(caption, settings)
     if settings.enable_wildcard:
-        caption = chosen(_framed(caption, settings), rng)
+        caption = chosen(framed(caption, settings), rng)
     else:
-        caption = _framed(first_line(caption), settings)
+        caption = framed(first_line(caption), settings)
     if takes_apart(settings):
         caption = _taken_apart(caption, settings, rng, step, steps)
     return _with_plain_separators(caption, settings)
@@ -111,7 +111,8 @@ def _dropped(settings: Settings, rng: np.random.Generator, epoch: int) -> bool:
     return rng.random() < settings.caption_dropout_rate or (every > 0 and epoch % every == 0)
 
 
-def _framed(caption: str, settings: Settings) -> str:
+def framed(caption: str, settings: Settings) -> str:
+    """The caption between prefix and suffix."""
     return " ".join(filter(None, (settings.caption_prefix, caption, settings.caption_suffix)))
 
 
