@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from trainer import machine, processes
+from trainer import additional, machine, processes
 from trainer.declare import Problem, by_name
 from trainer.settings import Settings
 from trainer.settings.publishing import Metadata
@@ -279,7 +279,7 @@ def precision(s: Settings) -> Iterator[Problem]:
 
 CHECKS: tuple[Check, ...] = (
     model, weights, pictures, output, resume, hub, buckets, caches, timesteps, rates, optimizer, precision,
-    processes.problems, machine.problems,
+    processes.problems, machine.problems, additional.problems,
 )  # fmt: skip
 
 
@@ -503,5 +503,5 @@ def without_effect(s: Settings) -> Iterator[Problem]:
 NOTES: tuple[Check, ...] = (
     left_out, on_the_processor, rates_of_their_own, warm_up, which_length, sampling, only_the_last, last_ones,
     no_upload, no_place_for_words, two_starts, noise, nothing_masked, without_effect, processes.remarks,
-    machine.remarks,
+    machine.remarks, additional.notes,
 )  # fmt: skip

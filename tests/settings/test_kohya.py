@@ -101,7 +101,9 @@ def test_every_key_is_accounted_for() -> None:
     assert all(item.why for item in report.ignored)
 
 
-@pytest.mark.parametrize(("tick", "choice"), [(True, "xformers"), ("True", "xformers"), (False, "none"), ("sdpa", "sdpa")])
+@pytest.mark.parametrize(
+    ("tick", "choice"), [(True, "xformers"), ("True", "xformers"), (False, "none"), ("sdpa", "sdpa")]
+)
 def test_the_tick_of_xformers_became_a_choice(tick: Any, choice: str) -> None:
     assert read({"xformers": tick}).values == {"xformers": choice}
 
@@ -232,7 +234,9 @@ def test_network_modules_of_sd_scripts_become_lora_types(module: str, kind: str)
 
 
 def test_network_arguments_in_a_line_and_unknown_ones() -> None:
-    found = read({"network_module": "networks.lora", "network_args": '"down_lr_weight=sine+0.5" block_dims=1,2 colour=red'})
+    found = read(
+        {"network_module": "networks.lora", "network_args": '"down_lr_weight=sine+0.5" block_dims=1,2 colour=red'}
+    )
     assert found.values == {
         "LoRA_type": "Standard", "network_dim": 4, "down_lr_weight": "sine+0.5", "block_dims": "1,2",
     }  # fmt: skip
@@ -242,7 +246,7 @@ def test_network_arguments_in_a_line_and_unknown_ones() -> None:
 def test_a_network_module_beside_a_lora_type() -> None:
     found = read({"LoRA_type": "LoRA-FA", "network_module": "networks.lora", "network_args": ["conv_dim=4"]})
     assert found.values == {"LoRA_type": "LoRA-FA"}
-    assert [item.key for item in found.ignored] == ["network_module"]
+    assert [item.key for item in found.ignored] == ["network_module", "network_args"]
 
 
 def test_a_module_that_is_not_offered_is_a_problem() -> None:
@@ -264,7 +268,13 @@ def test_what_the_kohya_gui_shows_and_does_not_use() -> None:
 
 @pytest.mark.parametrize(
     ("written", "meant", "changes"),
-    [([5e-5, 5e-5], 5e-5, 0), ([5e-5, 1e-5], 5e-5, 1), ("5e-5, 1e-5", 5e-5, 1), ("[5e-5,5e-5]", 5e-5, 0), ([3e-4], 3e-4, 0)],
+    [
+        ([5e-5, 5e-5], 5e-5, 0),
+        ([5e-5, 1e-5], 5e-5, 1),
+        ("5e-5, 1e-5", 5e-5, 1),
+        ("[5e-5,5e-5]", 5e-5, 0),
+        ([3e-4], 3e-4, 0),
+    ],
 )
 def test_one_or_two_text_encoder_rates(written: Any, meant: float, changes: int) -> None:
     found = read({"text_encoder_lr": written})
@@ -323,7 +333,8 @@ def test_arguments_that_are_off_are_not_written() -> None:
 
 
 @pytest.mark.parametrize(
-    "raw", [{"huggingface_token": "hf_x"}, {"additional_parameters": "--huggingface_token hf_x --huggingface_repo_id me/a"}]
+    "raw",
+    [{"huggingface_token": "hf_x"}, {"additional_parameters": "--huggingface_token hf_x --huggingface_repo_id me/a"}],
 )
 def test_a_token_in_a_file_is_not_taken(raw: dict[str, str]) -> None:
     found = read({**raw, "LoRA_type": "Standard"})

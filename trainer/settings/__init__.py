@@ -1,6 +1,7 @@
 """Every setting of a training run, one file a section; `Settings` is all of them, flat and frozen."""
 
 from trainer.declare import Section
+from trainer.settings.additional import Additional
 from trainer.settings.blocks import BlockRates, BlockSizes, ConvSizes
 from trainer.settings.captions import CaptionFiles, Captions
 from trainer.settings.dataset import Augmentation, Images
@@ -20,7 +21,7 @@ from trainer.settings.sdxl import Sdxl
 SECTIONS: tuple[type[Section], ...] = (
     SourceModel, Family, Folders, Metadata, LoraType, Duration, Rates, Network, Lycoris, Images, Sdxl, CaptionFiles, Saving,
     Precision, Captions, Augmentation, Loss, OwnVae, Memory, States, BlockRates, BlockSizes, ConvSizes, Compiling,
-    Processes, Samples, HuggingFace,
+    Processes, Additional, Samples, HuggingFace,
 )  # fmt: skip
 """In the order of the page."""
 
@@ -28,6 +29,6 @@ SECTIONS: tuple[type[Section], ...] = (
 class Settings(
     SourceModel, Family, Folders, Metadata, LoraType, Duration, Rates, Network, Lycoris, Images, Sdxl, CaptionFiles, Saving,
     Precision, Captions, Augmentation, Loss, OwnVae, Memory, States, BlockRates, BlockSizes, ConvSizes, Compiling,
-    Processes, Samples, HuggingFace,
+    Processes, Additional, Samples, HuggingFace,
 ):  # fmt: skip
     """What the user decides about a training run. Read, never written."""

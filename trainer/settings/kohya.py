@@ -6,61 +6,25 @@ value that cannot be used is a *problem* under the setting's label, and the defa
 """
 
 import json
-import shlex
 import tomllib
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from datetime import date, time
 from pathlib import Path
 from typing import Any
 
-from trainer.adapters.arguments import meant
-from trainer.declare import Problem, Setting, by_name, nearest, parse, validate
-from trainer.settings import Settings
+from trainer.declare import Problem, parse, validate, visible
+from trainer.settings import Settings, sd_scripts
+from trainer.settings.loaded import KNOWN, Changed, Ignored, Loaded, Unreadable, label_of
+from trainer.settings.meanings import OLD_VALUES, RENAMED, REWRITES, WHY_IGNORED, is_ours, is_secret, why_ignored
 
-KNOWN = by_name(Settings)
-
-
-class Unreadable(Exception):
-    """The file as a whole cannot be used; the text says why and what to do."""
+__all__ = ["KNOWN", "Changed", "Ignored", "Loaded", "Unreadable", "decode", "label_of", "load", "read"]
 
 
-@dataclass(frozen=True)
-class Changed:
-    """A key whose value stands under another name or in another form; `why` is a sentence."""
+def load(path: str | Path, may_read: Callable[[Path], bool] = lambda path: True) -> Loaded:
+    """Settings from a .json or .toml file; raises `Unreadable` with a sentence when it is not a settings file at all.
 
-    key: str
-    before: Any
-    after: Any
-    why: str
-
-
-@dataclass(frozen=True)
-class Ignored:
-    """A key that has no effect here; `why` is a sentence."""
-
-    key: str
-    why: str
-
-
-@dataclass
-class Loaded:
-    """What became of a file: `values` are valid settings by key, only those that the file names."""
-
-    values: dict[str, Any] = field(default_factory=dict)
-    loaded: list[str] = field(default_factory=list)
-    changed: list[Changed] = field(default_factory=list)
-    ignored: list[Ignored] = field(default_factory=list)
-    problems: list[Problem] = field(default_factory=list)
-    description: str = ""
-
-    @property
-    def settings(self) -> Settings:
-        """The defaults with the file's values in their place."""
-        return Settings(**self.values)
-
-
-def load(path: str | Path) -> Loaded:
-    """Settings from a .json or .toml file; raises `Unreadable` with a sentence when it is not a settings file at all."""
+    `may_read` says whether a file that this one names (of sample prompts) may be looked into.
+    """
     path = Path(path)
     try:
         text = path.read_text(encoding="utf-8-sig")
@@ -70,9 +34,17 @@ def load(path: str | Path) -> Loaded:
         raise Unreadable(f"{path} is a folder; choose a .json file in it.") from None
     except UnicodeDecodeError:
         raise Unreadable(f"{path.name} is not a text file; settings are .json or .toml files.") from None
-    except OSError as error:
-        raise Unreadable(f"{path} cannot be read: {error.strerror or error}.") from None
-    return read(decode(text, path.name))
+    except (OSError, ValueError) as error:
+        raise Unreadable(f"{path} cannot be read: {getattr(error, 'strerror', None) or error}.") from None
+    raw = decode(text, path.name)
+    if isinstance(raw.get("datasets"), list):
+        return _data_set(path)
+    _of_another_program(raw, path.name)
+    return read(raw, may_read, sd_scripts_file=path.suffix.lower() == ".toml" and not GUI_WORDS & raw.keys())
+
+
+GUI_WORDS = {"LoRA_type", "optimizer", "max_resolution"}
+"""Keys that sd-scripts calls otherwise: a TOML with one of them is not for it."""
 
 
 def decode(text: str, name: str) -> dict[str, Any]:
@@ -100,34 +72,80 @@ def _kind(data: Any) -> str:
 
 
 def _flat(tables: Mapping[str, Any]) -> dict[str, Any]:
+    """The keys of all sections of a TOML, whose names mean nothing; days and times become text."""
     flat: dict[str, Any] = {}
     for key, value in tables.items():
-        flat.update(_flat(value)) if isinstance(value, dict) else flat.__setitem__(key, value)
+        if isinstance(value, dict):
+            flat.update(_flat(value))
+        else:
+            flat[key] = str(value) if isinstance(value, date | time) else value
     return flat
 
 
-def read(raw: Mapping[str, Any]) -> Loaded:
-    """Settings from the keys and values of a file, whatever they are; never raises."""
-    report = Loaded()
+def _data_set(path: Path) -> Loaded:
+    """A file that describes a data set is the value of one setting."""
+    key, value = "dataset_config", str(path.expanduser().absolute())
+    if key not in KNOWN:
+        raise Unreadable(f"{path.name} describes a data set, not settings; data sets are folders here.")
+    why = f"the file describes a data set, which is what {label_of(key)} takes; the other settings stay as they are"
+    return Loaded(values={key: value}, changed=[Changed(key, None, value, why)], keeps_the_rest=True)
+
+
+OTHER_PROGRAMS: Mapping[str, frozenset[str]] = {
+    "OneTrainer": frozenset({"training_method", "base_model_name"}),
+    "ai-toolkit": frozenset({"job", "config"}),
+    "ComfyUI (a workflow)": frozenset({"nodes", "links"}),
+    "PEFT": frozenset({"peft_type"}),
+    "diffusers (a model's parts)": frozenset({"_class_name"}),
+}
+"""Programs whose files people confuse with settings, and the keys that give them away."""
+
+
+def _of_another_program(raw: Mapping[str, Any], name: str) -> None:
+    """Raises `Unreadable` for a file in which nothing is a setting of a LoRA training."""
+    for program, keys in OTHER_PROGRAMS.items():
+        if keys <= raw.keys():
+            raise Unreadable(f"{name} is a file of {program}; {READABLE}. Nothing was loaded.")
+    known = {*KNOWN, *RENAMED, *sd_scripts.DEFAULTS, *WHY_IGNORED, *FAMILIES, *TABS, "description"}
+    if raw and not known & raw.keys():
+        some = ", ".join(sorted(map(str, raw))[:3])
+        raise Unreadable(f"{name} holds no settings of a LoRA training, but {some}; {READABLE}. Nothing was loaded.")
+
+
+READABLE = "only settings of the Kohya GUI, of sd-scripts and of this program can be read"
+
+
+def read(
+    raw: Mapping[str, Any], may_read: Callable[[Path], bool] = lambda path: True, sd_scripts_file: bool = False
+) -> Loaded:
+    """Settings from the keys and values of a file, whatever they are; never raises.
+
+    What a file of sd-scripts does not say gets the value that sd-scripts would give it, and the report names it.
+    """
+    report = Loaded(may_read=may_read)
     raw = dict(raw)
     report.description = str(raw.pop("description", "") or "")
     for recognise in RECOGNISERS:
         report.problems += recognise(raw)
+    skipped = OLD_VALUES if is_ours(raw) else set()
     for rewrite in REWRITES:
-        rewrite(raw, report)
+        if rewrite not in skipped:
+            rewrite(raw, report)
     for key in sorted(raw, key=str):
         _take(str(key), raw[key], report)
     _settle(report)
+    if sd_scripts_file:
+        _fill(report)
     return report
 
 
 def _take(key: str, value: Any, report: Loaded) -> None:
-    if key not in KNOWN or KNOWN[key].about.secret:
-        report.ignored.append(Ignored(key, _why_ignored(key, value)))
+    if key not in KNOWN or is_secret(key):
+        report.ignored.append(Ignored(key, why_ignored(key, value)))
         return
     item = KNOWN[key]
-    if isinstance(value, list) and len(value) == 1:
-        value = value[0]
+    if isinstance(value, list) and len(value) < 2:
+        value = value[0] if value else None
     try:
         report.values[key] = parse(item, value)
         report.loaded.append(key)
@@ -151,30 +169,67 @@ def _sentence(text: str) -> str:
     return text if text.endswith(("?", ".")) else text + "."
 
 
-def change(raw: dict[str, Any], report: Loaded, key: str, after: Any, why: str, name: str | None = None) -> None:
-    """Put `after` in place of `raw[key]` (under `name` when the key was renamed) and say so."""
-    before = raw.pop(key, None)
-    raw[name or key] = after
-    report.changed.append(Changed(name or key, before, after, why))
+def _fill(report: Loaded) -> None:
+    """Give what is not said, and means something beside what is, the value that sd-scripts gives it."""
+    absent = {key: value for key, value in ABSENT.items() if key not in report.values}
+    if report.values.get("max_train_epochs"):
+        absent.pop("max_train_steps", None)
+    values = Settings(**{**report.values, **absent}).model_dump()
+    for key, value in absent.items():
+        if visible(KNOWN[key], values) and value != KNOWN[key].default:
+            report.values[key] = value
+            report.changed.append(Changed(key, None, value, "the file does not say it, and sd-scripts takes this then"))
+
+
+SPEED_ALONE = {
+    "vae_batch_size",
+    "max_data_loader_n_workers",
+    "dynamo_backend",
+    "xformers",
+    "persistent_data_loader_workers",
+}
+"""Settings of which the result does not depend: what is best here stays."""
+
+
+def _absent() -> dict[str, Any]:
+    found: dict[str, Any] = {"seed": None, "lr_warmup": 0.0, "save_every_n_epochs": 0, "network_dim": 4}
+    for option, value in sd_scripts.DEFAULTS.items():
+        key = RENAMED.get(option, option)
+        if key not in KNOWN or key in SPEED_ALONE or value in (None, sd_scripts.MANY):
+            continue
+        if not isinstance(value, bool) or KNOWN[key].type is bool:
+            found.setdefault(key, parse(KNOWN[key], value))
+    return found
+
+
+ABSENT: Mapping[str, Any] = _absent()
+"""What sd-scripts takes for a setting that a file does not name."""
 
 
 # Files of other tabs and other model families.
+
+TABS = {
+    "token_string": "Textual Inversion", "image_folder": "Finetuning", "train_dir": "Finetuning", "learning_rate_te": "Dreambooth",
+}  # fmt: skip
+FAMILIES = {
+    "flux1_checkbox": "Flux.1", "sd3_checkbox": "Stable Diffusion 3", "hunyuan_image_checkbox": "HunyuanImage",
+    "anima_checkbox": "Anima", "lumina_checkbox": "Lumina",
+}  # fmt: skip
 
 
 def _other_tab(raw: dict[str, Any]) -> list[Problem]:
     if "LoRA_type" in raw or "network_module" in raw:
         return []
-    tabs = {"token_string": "Textual Inversion", "image_folder": "Finetuning", "train_dir": "Finetuning", "learning_rate_te": "Dreambooth"}
-    for key, tab in tabs.items():
+    for key, tab in TABS.items():
         if key in raw:
-            return [Problem("", "", f"This is a file of the {tab} tab; LoRA settings are needed. What both have in common was read.")]
+            return [
+                Problem(
+                    "",
+                    "",
+                    f"This is a file of the {tab} tab; LoRA settings are needed. What both have in common was read.",
+                )
+            ]
     return []
-
-
-FAMILIES = {
-    "flux1_checkbox": "Flux.1", "sd3_checkbox": "Stable Diffusion 3", "hunyuan_image_checkbox": "HunyuanImage",
-    "anima_checkbox": "Anima", "lumina_checkbox": "Lumina",
-}  # fmt: skip
 
 
 def _other_family(raw: dict[str, Any]) -> list[Problem]:
@@ -185,228 +240,3 @@ def _other_family(raw: dict[str, Any]) -> list[Problem]:
 
 
 RECOGNISERS: tuple[Callable[[dict[str, Any]], list[Problem]], ...] = (_other_tab, _other_family)
-
-
-# Old and foreign names and values.
-
-SD_SCRIPTS = {
-    "resolution": "max_resolution", "optimizer_type": "optimizer", "reso_steps": "bucket_reso_steps",
-    "network_train_unet_only": "", "network_train_text_encoder_only": "",
-}  # fmt: skip
-RENAMED = {old: item.name for item in KNOWN.values() for old in item.about.kohya} | {k: v for k, v in SD_SCRIPTS.items() if v}
-
-
-def _renamed(raw: dict[str, Any], report: Loaded) -> None:
-    for old, new in RENAMED.items():
-        if old not in raw:
-            continue
-        if new in raw:
-            raw.pop(old)
-            report.ignored.append(Ignored(old, f"an older name of {new}, which the file also holds"))
-        elif raw[old] in ("", None):
-            raw.pop(old)
-        else:
-            change(raw, report, old, _joined(raw[old]), f"{old} is called {new} now", new)
-
-
-def _joined(value: Any) -> Any:
-    return " ".join(map(str, value)) if isinstance(value, list) and value and isinstance(value[0], str) else (
-        ",".join(map(str, value)) if isinstance(value, list) else value
-    )  # fmt: skip
-
-
-def _argument_lists(raw: dict[str, Any], report: Loaded) -> None:
-    if isinstance(raw.get("optimizer_args"), list):
-        raw["optimizer_args"] = " ".join(map(str, raw["optimizer_args"]))
-    if isinstance(raw.get("max_resolution"), list):
-        raw["max_resolution"] = ",".join(map(str, raw["max_resolution"]))
-
-
-def _additional_parameters(raw: dict[str, Any], report: Loaded) -> None:
-    """Flags that have a field of their own move there."""
-    text = raw.get("additional_parameters")
-    if not isinstance(text, str) or not text.strip():
-        if text is not None:
-            raw.pop("additional_parameters", None)
-        return
-    raw.pop("additional_parameters")
-    try:
-        words = shlex.split(text)
-    except ValueError as error:
-        report.ignored.append(Ignored("additional_parameters", f"cannot be read: {error}"))
-        return
-    flags: dict[str, list[str]] = {}
-    name = ""
-    for word in words:
-        if word.startswith("--"):
-            name, _, value = word[2:].partition("=")
-            flags[name] = [value] if value else []
-        elif name:
-            flags[name].append(word)
-    for name, values in flags.items():
-        target = RENAMED.get(name, name)
-        if target in KNOWN and not KNOWN[target].about.secret:
-            after: Any = " ".join(values) if values else True
-            raw[target] = after
-            report.changed.append(Changed(target, f"--{name}", after, "moved here from additional_parameters"))
-        elif name in SD_SCRIPTS:
-            raw[name] = True
-        else:
-            report.ignored.append(Ignored(f"additional_parameters --{name}", _why_ignored(name, values or True)))
-
-
-def _one_part_only(raw: dict[str, Any], report: Loaded) -> None:
-    for flag, rate in (("network_train_unet_only", "text_encoder_lr"), ("network_train_text_encoder_only", "unet_lr")):
-        if flag in raw and str(raw[flag]).lower() in {"true", "1"}:
-            change(raw, report, flag, 0.0, f"{flag} is {KNOWN[rate].label} 0 here", rate)
-        else:
-            raw.pop(flag, None)
-
-
-def _rates(raw: dict[str, Any], report: Loaded) -> None:
-    text = raw.get("text_encoder_lr")
-    if isinstance(text, str) and "," in text:
-        raw["text_encoder_lr"] = [word.strip() for word in text.strip("[]() ").split(",")]
-    for key in ("text_encoder_lr", "learning_rate", "unet_lr"):
-        if isinstance(raw.get(key), list) and raw[key]:
-            if all(rate == raw[key][0] for rate in raw[key]):
-                raw[key] = raw[key][0]
-            else:
-                change(raw, report, key, raw[key][0], "the first of several rates; all text encoders learn at one")
-    if _number(raw.get("text_encoder_lr")) == 0 == _number(raw.get("unet_lr")):
-        for key in ("text_encoder_lr", "unet_lr"):
-            change(raw, report, key, None, "both rates 0 meant: train both with Learning rate")
-
-
-def _number(value: Any) -> float | None:
-    try:
-        return float(value)
-    except (TypeError, ValueError):
-        return None
-
-
-def _seed(raw: dict[str, Any], report: Loaded) -> None:
-    if "seed" in raw and (raw["seed"] in ("", None) or _number(raw["seed"]) == 0):
-        change(raw, report, "seed", None, "0 or empty meant a new seed each time, which is an empty field here")
-
-
-def _optimizer(raw: dict[str, Any], report: Loaded) -> None:
-    old = raw.pop("use_8bit_adam", None)
-    if "optimizer" not in raw and old is not None:
-        raw["optimizer"] = "AdamW8bit" if str(old).lower() in {"true", "1"} else "AdamW"
-        report.changed.append(Changed("optimizer", f"use_8bit_adam={old}", raw["optimizer"], "use_8bit_adam became a choice of Optimizer"))
-
-
-def _lora_type(raw: dict[str, Any], report: Loaded) -> None:
-    if raw.get("LoRA_type") == "LoCon":
-        change(raw, report, "LoRA_type", "LyCORIS/LoCon", "it is called LyCORIS/LoCon now")
-    if "network_module" not in raw:
-        return
-    module = str(raw.pop("network_module"))
-    arguments = _pairs(raw.pop("network_args", None))
-    if "LoRA_type" in raw:
-        report.ignored.append(Ignored("network_module", "LoRA type, which the file also holds, says it all"))
-        return
-    kind, named = meant(module, arguments, raw.get("network_dim"), raw.get("network_alpha"))
-    raw["LoRA_type"] = kind or module
-    if kind:
-        report.changed.append(Changed("LoRA_type", module, kind, "the type that this network module is"))
-    for key, value in named.items():
-        if key in KNOWN:
-            raw.setdefault(key, value)
-        else:
-            report.ignored.append(Ignored(f"network_args {key}", _why_ignored(key, value)))
-
-
-def _pairs(arguments: Any) -> dict[str, str]:
-    """Network arguments by name, from a list of name=value or one line of them."""
-    words = arguments.split() if isinstance(arguments, str) else arguments if isinstance(arguments, list) else ()
-    return dict(str(word).strip("\"' ").partition("=")[::2] for word in words)
-
-
-OURS = "overwrite_output"
-"""A setting that only files of this program hold: what they say of convolutions is meant."""
-
-
-def _unused_rank(raw: dict[str, Any], report: Loaded) -> None:
-    if raw.get("LoRA_type") == "LoRA-FA" and _number(raw.get("conv_dim")) and OURS not in raw:
-        why = "the Kohya GUI shows it for LoRA-FA and trains no convolutions; here it would"
-        change(raw, report, "conv_dim", 0, why)
-
-
-def _unused_alpha(raw: dict[str, Any], report: Loaded) -> None:
-    rank, alpha = _number(raw.get("conv_dim")), raw.get("network_alpha", KNOWN["network_alpha"].default)
-    if raw.get("LoRA_type") != "Kohya DyLoRA" or OURS in raw or not rank or rank != _number(raw.get("network_dim")):
-        return
-    if _number(raw.get("conv_alpha", KNOWN["conv_alpha"].default)) != _number(alpha):
-        change(raw, report, "conv_alpha", alpha, "Kohya's DyLoRA has Network Alpha for convolutions too")
-
-
-def _attention(raw: dict[str, Any], report: Loaded) -> None:
-    word = str(raw.get("xformers", "")).lower()
-    if word in ("true", "1", "false", "0"):
-        after = "xformers" if word in ("true", "1") else "none"
-        change(raw, report, "xformers", after, "the tick became a choice of CrossAttention")
-
-
-def _noise_type(raw: dict[str, Any], report: Loaded) -> None:
-    if raw.get("noise_offset_type") == "Multires" and _number(raw.get("noise_offset")):
-        change(raw, report, "noise_offset", 0.0, "Noise offset type was Multires, with which it had no effect")
-
-
-def _numbers_with_another_meaning(raw: dict[str, Any], report: Loaded) -> None:
-    for alpha, rank in (("network_alpha", "network_dim"), ("conv_alpha", "conv_dim")):
-        if _number(raw.get(alpha)) == 0:
-            change(raw, report, alpha, max(_number(raw.get(rank)) or 1.0, 1.0), "0 meant: the same as the rank")
-    step = _number(raw.get("bucket_reso_steps"))
-    if step is not None and (step < 8 or step % 8):
-        change(raw, report, "bucket_reso_steps", max(8, int(step) // 8 * 8), "pictures are encoded in blocks of 8 pixels")
-    for key in ("huber_c", "huber_scale", "max_timestep"):
-        if _number(raw.get(key)) == 0:
-            change(raw, report, key, KNOWN[key].default, "0 meant the usual value")
-    if _number(raw.get("epoch")) == 0:
-        change(raw, report, "epoch", 1, "0 epochs train nothing")
-    if "save_model_as" in raw and raw["save_model_as"] not in ("safetensors", "ckpt"):
-        change(raw, report, "save_model_as", "safetensors", "a LoRA is saved as safetensors or ckpt")
-    if raw.get("save_precision") in ("fp32", "float32"):
-        change(raw, report, "save_precision", "float", "another word for the same")
-    if raw.get("caption_extension") == "":
-        change(raw, report, "caption_extension", ".txt", "empty meant the usual ending")
-    if "lr_scheduler_num_cycles" in raw and (cycles := _number(raw["lr_scheduler_num_cycles"])) is not None and cycles <= 0:
-        change(raw, report, "lr_scheduler_num_cycles", 1, "fewer than one cycle means one")
-
-
-REWRITES: tuple[Callable[[dict[str, Any], Loaded], None], ...] = (
-    _additional_parameters, _renamed, _argument_lists, _unused_rank, _lora_type, _unused_alpha, _one_part_only, _rates,
-    _seed, _optimizer, _attention, _noise_type, _numbers_with_another_meaning,
-)  # fmt: skip
-
-
-# Keys that have no effect here.
-
-WHY_IGNORED = {
-    "model_list": "the model's name says it all",
-    "save_as_bool": "saved there by accident",
-    "persistent_data_loader_workers": "pictures are loaded by threads here",
-    "max_data_loader_n_workers": "pictures are loaded by threads here",
-    "lowram": "a model's file is mapped, never read into memory as a whole",
-    "no_token_padding": "no longer a setting of the Kohya GUI either",
-    "network_args": "every network option has a field of its own",
-    "huggingface_token": "secrets are never read from a file",
-    "wandb_api_key": "secrets are never read from a file",
-}
-WITHOUT_EFFECT: tuple[Any, ...] = ("", None, False, 0, "0", "false", "False", [], "no", "none", "default")
-
-
-def _why_ignored(key: str, value: Any) -> str:
-    if key in WHY_IGNORED:
-        return WHY_IGNORED[key]
-    if value in WITHOUT_EFFECT:
-        return "not offered here; it was off in the file, so nothing is lost"
-    return f"there is no such setting here{nearest(key, KNOWN)}"
-
-
-def label_of(key: str) -> str:
-    """The label of a setting by its key, or the key itself."""
-    item: Setting | None = KNOWN.get(key)
-    return item.label if item else key
