@@ -17,8 +17,8 @@ from trainer.events import Item, Saved
 
 MANY_NOTES, FEW_FILES, LEFT_OUT_SHOWN = 3, 4, 200
 """Of each, what is shown without a click; and how many left-out files are named with one."""
-PICTURES = "train_data_dir"
-"""Notes about this setting repeat, for the log, what the list of left-out pictures says better."""
+PICTURES = ("train_data_dir", "dataset_config")
+"""Notes about these settings repeat, for the log, what the list of left-out pictures says better."""
 PARTS = {"unet": "U-Net", "textencoder": "text encoder"}
 """Beginnings of the names of the optimizer's groups, as people call them."""
 MANY_RATES = 8
@@ -131,7 +131,7 @@ def notes(view: View) -> str:
     """What a person should know, what is wrong first; the rest is a click away."""
     told = list(dict.fromkeys((note.level, note.text, note.key) for note in reversed(view.story.notes)))
     left_out = _left_out(view.story.skipped)
-    grave = [note for note in told if note[0] != "info" and not (left_out and note[2] == PICTURES)]
+    grave = [note for note in told if note[0] != "info" and not (left_out and note[2] in PICTURES)]
     first = grave[:MANY_NOTES]
     rest = sorted((note for note in told if note not in first), key=lambda note: note[0] == "info")
     if not told and not left_out:

@@ -9,7 +9,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from trainer.declare import Problem, Section, settings_of
+from trainer.data import config
+from trainer.declare import Problem, Section, Setting, settings_of
 from trainer.workspace import workspace
 
 MODELS = (".safetensors", ".ckpt", ".pt")
@@ -48,18 +49,30 @@ def problems(settings: type[Section], values: Mapping[str, Any]) -> Iterator[Pro
     """A problem for each path among `values` that points out of the folders the page may use."""
     for item in settings_of(settings):
         value = values.get(item.name)
-        if item.about.kind in ("folder", "file") and isinstance(value, str) and value.strip():
+        if item.about.kind in ("folder", "file", "config") and isinstance(value, str) and value.strip():
             looks_like_path = item.about.kind == "folder" or Path(value).expanduser().exists()
             if looks_like_path and not is_allowed(value):
                 roots = " or ".join(map(str, allowed_roots()))
                 yield Problem(item.name, item.label, f"this page may only use folders inside {roots}; see --allow.")
+            elif item.about.kind == "config":
+                yield from _named_inside(item, value)
+
+
+def _named_inside(item: Setting, value: str) -> Iterator[Problem]:
+    """A problem for the first folder outside of the allowed ones that a dataset config names."""
+    for folder in config.folders(value):
+        if not is_allowed(folder):
+            roots = " or ".join(map(str, allowed_roots()))
+            message = f"it names {folder}, and this page may only use folders inside {roots}; see --allow."
+            yield Problem(item.name, item.label, message)
+            return
 
 
 def listing(path: str, kind: str = "folder") -> dict[str, Any]:
     """What the picker shows of a folder: {"path", "parent", "places", "entries": [{"name", "path", ...}], "error"}.
 
-    `kind` is "folder", "file" (model files are listed too) or "preset" (JSON and TOML files are). A path that is not a
-    folder shows the nearest folder above it; one that may not be shown gives the first allowed root and says so.
+    `kind` is "folder", "file" (model files are listed too), "preset" or "config" (JSON and TOML files are). A path that
+    is not a folder shows the nearest folder above it; one that may not be shown gives the first allowed root and says so.
     """
     folder, error = _nearest(path)
     entries: list[dict[str, Any]] = []
@@ -96,7 +109,7 @@ def _nearest(path: str) -> tuple[Path, str]:
 
 
 def _entries(folder: Path, kind: str) -> Iterator[dict[str, Any]]:
-    endings = MODELS if kind == "file" else PRESETS if kind == "preset" else ()
+    endings = MODELS if kind == "file" else PRESETS if kind in ("preset", "config") else ()
     with os.scandir(folder) as found:
         for entry in found:
             if entry.name.startswith((".", "$")):

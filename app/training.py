@@ -31,6 +31,8 @@ STEPS = 100
 """Steps the plot of the learning rate shows while nobody knows how many there will be."""
 KNOWN = by_name(Settings)
 MODEL = "pretrained_model_name_or_path"
+PICTURES = ("train_data_dir", "dataset_config")
+"""Settings that say where the pictures are."""
 CUSTOM = "custom"
 LOOK_AGAIN = 10
 """Seconds after which the outlook is asked for again while a run is on."""
@@ -176,9 +178,9 @@ def outlook(raw: Mapping[str, Any]) -> dict[str, Any]:
         "again": 1.5 if hardware.asking() else LOOK_AGAIN if busy else 0,
     }
     steps, sizes = STEPS, {}
-    if not any(item.key == "train_data_dir" for item in problems):
+    if not any(item.key in PICTURES for item in problems):
         plan = jobs()[JOB].plan(settings)
-        about_pictures = [item.message for item in notes if item.key == "train_data_dir"]
+        about_pictures = [item.message for item in notes if item.key in PICTURES]
         answer |= {"sentence": plan.get("sentence", ""), "details": [*_details(plan), *about_pictures]}
         steps, sizes = int(plan.get("steps") or 0) or STEPS, _sizes(plan)
     answer["drawings"] = {

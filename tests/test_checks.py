@@ -174,8 +174,8 @@ def test_the_processor_picks_what_works_and_says_so(good: dict[str, Any], monkey
             {"save_last_n_epochs": 0, "save_last_n_epochs_state": 2, "save_every_n_epochs": 1},
             "Save last N epochs state: has an effect only with Save training state.",
         ),
-        ({"keep_tokens": 1}, "Keep n tokens: has an effect only with Shuffle caption."),
-        ({"masked_loss": True}, "Masked loss: no picture has transparent parts"),
+        ({"keep_tokens": 1}, "Keep n tokens: has an effect only with Shuffle caption, "),
+        ({"masked_loss": True}, "Masked loss: no picture has a mask in Mask folder or transparent parts"),
         ({"multires_noise_iterations": 6}, "Noise offset type: Original leaves out Multires noise iterations (6)"),
         (
             {"noise_offset_type": "Multires", "multires_noise_iterations": 6, "noise_offset": 0.05},

@@ -17,7 +17,7 @@ from trainer.settings import Settings
 from trainer.settings.publishing import Metadata
 
 if TYPE_CHECKING:
-    from trainer.data.dataset import Dataset
+    from trainer.data.dataset import Dataset, Picture
 
 Check = Callable[[Settings], Iterator[Problem]]
 KNOWN = by_name(Settings)
@@ -40,9 +40,10 @@ def check(s: Settings) -> Iterator[Problem]:
 def notes(s: Settings) -> Iterator[Problem]:
     """What does not stop the run but may surprise."""
     from trainer.adapters import demands as of_adapters
+    from trainer.data import caption_demands
     from trainer.models import demands
 
-    for find in (*NOTES, *demands.NOTES, *of_adapters.NOTES):
+    for find in (*NOTES, *caption_demands.NOTES, *demands.NOTES, *of_adapters.NOTES):
         yield from find(s)
 
 
@@ -93,8 +94,12 @@ def _file(path: str, key: str, endings: tuple[str, ...]) -> Iterator[Problem]:
 
 def pictures(s: Settings) -> Iterator[Problem]:
     """Are there pictures where the settings say?"""
+    from trainer.data import config
     from trainer.data.dataset import folder_problems
 
+    if s.dataset_config.strip():
+        yield from config.problems(s)
+        return
     for key, required in (("train_data_dir", True), ("reg_data_dir", False)):
         folder = getattr(s, key)
         if folder or required:
@@ -214,14 +219,35 @@ def buckets(s: Settings) -> Iterator[Problem]:
 
 def caches(s: Settings) -> Iterator[Problem]:
     """What changes the pictures cannot be cached."""
-    if s.color_aug and (s.cache_latents or s.cache_latents_to_disk):
-        off = {"cache_latents": False, "cache_latents_to_disk": False}
-        yield problem(
-            "color_aug",
-            "pictures that change each time cannot be cached; untick Cache latents.",
-            off,
-            "Untick Cache latents",
-        )
+    ticked = [KNOWN[key].label for key in CACHES if getattr(s, key)]
+    for key in ("color_aug", "random_crop"):
+        if getattr(s, key) and ticked:
+            message = f"pictures that change each time cannot be cached; untick {' and '.join(ticked)}."
+            yield problem(key, message, dict.fromkeys(CACHES, False), f"Untick {' and '.join(ticked)}")
+
+
+CACHES = ("cache_latents", "cache_latents_to_disk")
+
+
+def masks(s: Settings) -> Iterator[Problem]:
+    """Are there masks where the settings say?"""
+    from trainer.data.masks import folder_of_masks
+
+    if message := folder_of_masks(s):
+        yield problem("conditioning_data_dir", message, {"conditioning_data_dir": ""}, "Use none")
+
+
+def of_pictures(s: Settings) -> Iterator[Problem]:
+    """Sizes, captions, caches and masks: of every part of a dataset config, or of these settings."""
+    from trainer.data import caption_demands, config
+    from trainer.models import demands
+
+    finders = (buckets, caches, masks, *caption_demands.OF_PICTURES, *demands.OF_PICTURES)
+    if s.dataset_config.strip():
+        yield from config.complaints(s, finders)
+        return
+    for find in finders:
+        yield from find(s)
 
 
 def timesteps(s: Settings) -> Iterator[Problem]:
@@ -278,7 +304,7 @@ def precision(s: Settings) -> Iterator[Problem]:
 
 
 CHECKS: tuple[Check, ...] = (
-    model, weights, pictures, output, resume, hub, buckets, caches, timesteps, rates, optimizer, precision,
+    model, weights, pictures, output, resume, hub, of_pictures, timesteps, rates, optimizer, precision,
     processes.problems, machine.problems, additional.problems,
 )  # fmt: skip
 
@@ -286,9 +312,18 @@ CHECKS: tuple[Check, ...] = (
 # Notes.
 
 
+def config_instead(s: Settings) -> Iterator[Problem]:
+    """Folders that a dataset config takes the place of."""
+    for key in ("train_data_dir", "reg_data_dir"):
+        if s.dataset_config.strip() and getattr(s, key).strip():
+            message = f"is not used: {KNOWN['dataset_config'].label} says where the pictures are."
+            yield problem(key, message, {key: ""}, "Empty it")
+
+
 def left_out(s: Settings) -> Iterator[Problem]:
     """Pictures that cannot be read, and other things seen in the folders."""
-    for dataset, key in _datasets(s):
+    for dataset in _datasets(s):
+        key = dataset.key
         if dataset.skipped:
             names = ", ".join(item.path.name for item in dataset.skipped[:3]) + (
                 " …" if len(dataset.skipped) > 3 else ""
@@ -299,11 +334,11 @@ def left_out(s: Settings) -> Iterator[Problem]:
             yield problem(key, text)
 
 
-def _datasets(s: Settings) -> Iterator[tuple["Dataset", str]]:
+def _datasets(s: Settings) -> Iterator["Dataset"]:
     from trainer.data.dataset import scan
 
-    if s.train_data_dir:
-        yield scan(s), "train_data_dir"
+    if s.train_data_dir or s.dataset_config:
+        yield scan(s)
 
 
 def on_the_processor(s: Settings) -> Iterator[Problem]:
@@ -471,17 +506,20 @@ def nothing_masked(s: Settings) -> Iterator[Problem]:
     """Masked loss, and no picture that says what counts."""
     from trainer.data.images import Unreadable, has_alpha
 
-    def says(path: Path) -> bool:
+    def says(picture: "Picture") -> bool:
         try:
-            return has_alpha(path)
+            return picture.mask is not None or (picture.under(s).alpha_mask and has_alpha(picture.path))
         except (OSError, Unreadable):
             return False
 
-    if s.masked_loss and s.train_data_dir:
-        dataset = next(_datasets(s))[0]
-        if dataset.pictures and not any(says(picture.path) for picture in dataset.pictures):
-            message = "no picture has transparent parts, so everything counts; save cut-out pictures as PNG or WebP."
-            yield problem("masked_loss", message, {"masked_loss": False}, "Untick it")
+    for dataset in _datasets(s):
+        masked = [picture for picture in dataset.pictures if picture.under(s).masked_loss]
+        if masked and not any(map(says, masked)):
+            message = (
+                f"no picture has a mask in {KNOWN['conditioning_data_dir'].label} or transparent parts, so everything "
+                "counts; save cut-out pictures as PNG or WebP."
+            )
+            yield problem("masked_loss", message, {"masked_loss": False} if s.masked_loss else None, "Untick it")
 
 
 NEEDED = {
@@ -494,14 +532,12 @@ NEEDED = {
 
 def without_effect(s: Settings) -> Iterator[Problem]:
     """Ticks that do nothing together with others."""
-    if s.keep_tokens and not s.shuffle_caption:
-        yield problem("keep_tokens", f"has an effect only with {KNOWN['shuffle_caption'].label}.")
     if s.cache_latents_to_disk and not s.cache_latents:
         yield problem("cache_latents_to_disk", "also keeps them in memory while training.")
 
 
 NOTES: tuple[Check, ...] = (
-    left_out, on_the_processor, rates_of_their_own, warm_up, which_length, sampling, only_the_last, last_ones,
+    config_instead, left_out, on_the_processor, rates_of_their_own, warm_up, which_length, sampling, only_the_last, last_ones,
     no_upload, no_place_for_words, two_starts, noise, nothing_masked, without_effect, processes.remarks,
     machine.remarks, additional.notes,
 )  # fmt: skip

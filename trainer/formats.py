@@ -11,6 +11,7 @@ import io
 import json
 import os
 import random
+import re
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
@@ -85,6 +86,26 @@ AS_SET = (
 NONE_IF_OFF = ("ip_noise_gamma", "min_snr_gamma", "network_dropout", "scale_weight_norms", "training_comment")
 """Settings written under their own name; the latter as None while they are 0 or empty."""
 
+OF_FOLDERS = (
+    "batch_size_per_device", "total_batch_size", "resolution", "color_aug", "flip_aug", "random_crop",
+    "shuffle_caption", "enable_bucket", "bucket_no_upscale", "min_bucket_reso", "max_bucket_reso", "keep_tokens",
+    "reg_dataset_dirs", "bucket_info",
+)  # fmt: skip
+"""What a dataset config decides for each of its datasets, so that `ss_datasets` tells it instead."""
+
+OF_DATASETS = ("enable_bucket", "min_bucket_reso", "max_bucket_reso")
+OF_SUBSETS = (
+    "color_aug", "flip_aug", "random_crop", "shuffle_caption", "keep_tokens", "keep_tokens_separator",
+    "secondary_separator", "enable_wildcard", "caption_prefix", "caption_suffix",
+)  # fmt: skip
+"""Settings that `ss_datasets` tells of each dataset, and of each of its subsets."""
+
+IF_CHANGED = (
+    "caption_prefix", "caption_suffix", "caption_separator", "enable_wildcard", "keep_tokens_separator",
+    "secondary_separator", "token_warmup_min", "token_warmup_step",
+)  # fmt: skip
+"""Settings written under their own name where they are not as usual: the reference has no word for them."""
+
 TOLD = ("author", "description", "license", "tags")
 """Parts of the model specification that only people can tell; each is left out while its setting is empty."""
 
@@ -105,11 +126,13 @@ def metadata(
     values: dict[str, Any] = {name: getattr(settings, name, value) for name, value in NOT_CHOSEN.items()}
     values |= {name: getattr(settings, name) for name in AS_SET}
     values |= {name: getattr(settings, name) or None for name in NONE_IF_OFF}
+    usual = type(settings).model_fields
+    values |= {name: value for name in IF_CHANGED if (value := getattr(settings, name)) != usual[name].default}
     values |= {
         "base_model_version": version,
         "batch_size_per_device": settings.train_batch_size,
         "total_batch_size": settings.train_batch_size * plan.accumulation * plan.processes,
-        "bucket_info": _json(bucket_info(settings, dataset, plan)) if settings.enable_bucket else None,
+        "bucket_info": _json(bucket_info(settings, dataset)) if settings.enable_bucket else None,
         "clip_skip": settings.clip_skip if settings.clip_skip > 1 else None,
         "dataset_dirs": _json(_folders(subset for subset in dataset.subsets if not subset.is_reg)),
         "reg_dataset_dirs": _json(_folders(subset for subset in dataset.subsets if subset.is_reg)),
@@ -129,7 +152,7 @@ def metadata(
         "optimizer": optimizer_name(settings),
         "resolution": settings.resolution,
         "v2": model.family == "sd2",
-        "cache_latents": caches_latents(settings),
+        "cache_latents": caches_latents(settings, dataset),
         **_base_model(model),
         **_own_vae(model),
         **_noise(settings),
@@ -138,16 +161,21 @@ def metadata(
         "training_started_at": progress.started,
         "training_finished_at": time.time(),
     }
+    if dataset.key == "dataset_config":
+        values = {name: value for name, value in values.items() if name not in OF_FOLDERS}
+        values["datasets"] = _json(described(settings, dataset))
     if adapter is not None and settings.dim_from_weights:
         settings = settings.changed(conv_dim=adapter.conv_dim, conv_alpha=adapter.conv_alpha)
     if arguments := network_args(settings):
         values["network_args"] = _json(arguments)
     ours = {f"ss_{name}": str(value) for name, value in sorted(values.items())}
-    return ours | _modelspec(settings, model, architecture)
+    return ours | _modelspec(settings, model, architecture, dataset)
 
 
-def _modelspec(settings: "Settings", model: "Model", architecture: str) -> dict[str, str]:
-    width, height = settings.resolution
+def _modelspec(
+    settings: "Settings", model: "Model", architecture: str, dataset: "Dataset"
+) -> dict[str, str]:
+    width, height = max((subset.under(settings).resolution for subset in dataset.subsets), default=settings.resolution)
     values = {
         "sai_model_spec": "1.0.1",
         "architecture": architecture,
@@ -199,19 +227,52 @@ def _own_vae(model: "Model") -> dict[str, str]:
     return {"vae_name": model.vae_source.name, **{name: hashes[hash] for name, hash in names.items()}}
 
 
-def bucket_info(settings: "Settings", dataset: "Dataset", plan: "Plan") -> dict[str, Any]:
+def bucket_info(settings: "Settings", dataset: "Dataset") -> dict[str, Any]:
     """Each bucket's resolution and number of pictures (with repeats), and how far shapes are off on average."""
-    from trainer.data.buckets import place
+    from trainer.data.buckets import bucket_counts, place, pool_counts
 
-    sizes = [tuple(map(int, name.split("x"))) for name in plan.buckets]
-    buckets = sorted(zip(sizes, plan.buckets.values(), strict=True))
+    buckets = bucket_counts(pool_counts(dataset, settings)).items()
     errors = []
     for picture, _ in dataset.repeated():
-        (width, height), bucket = picture.size, place(picture.size, settings).bucket
+        (width, height), bucket = picture.size, place(picture.size, picture.under(settings)).bucket
         errors.append(abs(bucket[0] / bucket[1] - width / height))
     return {
         "buckets": {str(i): {"resolution": list(size), "count": count} for i, (size, count) in enumerate(buckets)},
         "mean_img_ar_error": sum(errors) / len(errors) if errors else 0.0,
+    }
+
+
+def described(settings: "Settings", dataset: "Dataset") -> list[dict[str, Any]]:
+    """The datasets of a dataset config, each with its subsets, as `ss_datasets` tells them."""
+    found = []
+    for number in sorted({subset.dataset for subset in dataset.subsets}):
+        part = dataset.part(number)
+        own = part.subsets[0].under(settings)
+        shown = [(picture.is_reg, count) for picture, count in part.repeated()]
+        found.append({
+            "is_dreambooth": True,
+            "batch_size_per_device": own.train_batch_size,
+            "num_train_images": sum(count for is_reg, count in shown if not is_reg),
+            "num_reg_images": sum(count for is_reg, count in shown if is_reg),
+            "resolution": list(own.resolution),
+            **{name: getattr(own, name) for name in OF_DATASETS},
+            "tag_frequency": tag_frequency(part.subsets),
+            "bucket_info": bucket_info(settings, part) if own.enable_bucket else None,
+            "resize_interpolation": None,
+            "subsets": [_described(subset, settings) for subset in part.subsets],
+        })  # fmt: skip
+    return found
+
+
+def _described(subset: "Subset", settings: "Settings") -> dict[str, Any]:
+    own = subset.under(settings)
+    return {
+        "img_count": len(subset.pictures),
+        "num_repeats": subset.repeats,
+        **{name: getattr(own, name) for name in OF_SUBSETS},
+        "image_dir": subset.name,
+        "class_tokens": subset.concept or None,
+        "is_reg": subset.is_reg,
     }
 
 
@@ -220,10 +281,11 @@ def _folders(subsets: Iterable["Subset"]) -> dict[str, dict[str, int]]:
 
 
 def tag_frequency(subsets: Iterable["Subset"]) -> dict[str, dict[str, int]]:
-    """How often each comma-separated part of the captions occurs, in each folder; pictures count once."""
+    """How often each comma-separated part of the captions occurs as the files have it, in each folder; pictures count
+    once."""
     counts: dict[str, Counter[str]] = {}
     for subset in subsets:
-        parts = (part.strip().lower() for picture in subset.pictures for part in picture.caption.split(","))
+        parts = (part.strip().lower() for picture in subset.pictures for part in re.split(r"[,\r\n]", picture.caption))
         counts.setdefault(subset.name, Counter()).update(part for part in parts if part)
     return {name: dict(count) for name, count in counts.items()}
 

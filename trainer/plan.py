@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from trainer.settings import Settings
 
 if TYPE_CHECKING:
+    from trainer.data.buckets import Pool
     from trainer.data.dataset import Dataset
 
 
@@ -20,6 +21,7 @@ class Plan:
 
     `images` and `reg_images` count files; `repeated` and `reg_repeated` count how often pictures are shown in an epoch.
     A step is one update of the weights: `accumulation` batches in each of `processes`, fewer at the end of an epoch.
+    `batch` is the size of the largest batch.
     """
 
     images: int
@@ -45,10 +47,10 @@ class Plan:
 
 def make_plan(s: Settings, dataset: "Dataset") -> Plan:
     """The plan of a run of settings `s` over `dataset`."""
-    from trainer.data.buckets import batch_count, bucket_counts
+    from trainer.data.buckets import batch_count, bucket_counts, pool_counts
 
-    counts = bucket_counts(dataset, s)
-    batches = batch_count(counts, s.train_batch_size)
+    counts = pool_counts(dataset, s)
+    batches = batch_count(counts)
     per_epoch = math.ceil(batches / batches_a_step(s))
     epochs, steps = duration(s, per_epoch)
     repeated = sum(picture.repeats for picture in dataset.pictures)
@@ -57,7 +59,7 @@ def make_plan(s: Settings, dataset: "Dataset") -> Plan:
         repeated=repeated,
         reg_images=len(dataset.reg_pictures),
         reg_repeated=sum(counts.values()) - repeated,
-        batch=s.train_batch_size,
+        batch=max((pool.batch_size for pool in counts), default=s.train_batch_size),
         accumulation=s.gradient_accumulation_steps,
         processes=s.num_processes,
         batches_per_epoch=batches,
@@ -66,8 +68,8 @@ def make_plan(s: Settings, dataset: "Dataset") -> Plan:
         steps=steps,
         warmup_steps=warmup(s, steps),
         stop_text_encoder_at=stop_text_encoder_at(s, steps),
-        buckets={f"{width}x{height}": count for (width, height), count in sorted(counts.items())},
-        sentence=sentence(s, dataset, sum(counts.values()), per_epoch, epochs, steps),
+        buckets={f"{width}x{height}": count for (width, height), count in bucket_counts(counts).items()},
+        sentence=sentence(s, dataset, _by_size(counts), per_epoch, epochs, steps),
     )
 
 
@@ -104,9 +106,22 @@ def due(step: int, every: int) -> bool:
     return every > 0 and step > 0 and step % every == 0
 
 
-def sentence(s: Settings, dataset: "Dataset", shown: int, per_epoch: int, epochs: int, steps: int) -> str:
-    """The calculation as a person would write it: "12 images × 10 repeats × 4 epochs / batch 2 = 240 steps"."""
-    parts = [_images(dataset)]
+def _by_size(counts: "Mapping[Pool, int]") -> dict[int, int]:
+    """How many pictures an epoch shows in batches of each size."""
+    shown: dict[int, int] = {}
+    for pool, count in counts.items():
+        shown[pool.batch_size] = shown.get(pool.batch_size, 0) + count
+    return dict(sorted(shown.items()))
+
+
+def sentence(
+    s: Settings, dataset: "Dataset", by_size: Mapping[int, int], per_epoch: int, epochs: int, steps: int
+) -> str:
+    """The calculation as a person would write it: "12 images × 10 repeats × 4 epochs / batch 2 = 240 steps".
+
+    `by_size` tells how many pictures an epoch shows in batches of each size.
+    """
+    parts, shown = [_images(dataset)], sum(by_size.values())
     repeated = sum(picture.repeats for picture in dataset.pictures)
     if shown > repeated:
         parts.append(f"+ {shown - repeated} regularisation images" if shown != 2 * repeated else "× 2 (regularisation)")
@@ -118,13 +133,15 @@ def sentence(s: Settings, dataset: "Dataset", shown: int, per_epoch: int, epochs
             f"so {_times(steps / per_epoch)}"
         )
     parts.append(f"× {_count(epochs, 'epoch')}")
-    if s.train_batch_size > 1:
-        parts.append(f"/ batch {s.train_batch_size}")
+    if len(by_size) > 1:
+        parts.append(f"/ batches of {' and '.join(map(str, by_size))}")
+    elif 1 not in by_size:
+        parts.append(f"/ batch {min(by_size, default=s.train_batch_size)}")
     if s.gradient_accumulation_steps > 1:
         parts.append(f"/ {s.gradient_accumulation_steps} accumulated")
     if s.num_processes > 1:
         parts.append(f"/ {s.num_processes} processes")
-    exact = shown * epochs / s.train_batch_size / batches_a_step(s)
+    exact = sum(count / size for size, count in by_size.items()) * epochs / batches_a_step(s)
     extra = f" ({steps - math.ceil(exact)} more for batches that are not full)" if steps > math.ceil(exact) else ""
     return f"{' '.join(parts)} = {_count(steps, 'step')}{extra}"
 

@@ -197,7 +197,7 @@ def remarks(s: Settings) -> Iterator[Problem]:
         message = f"{local} on {_count(cores(), 'processor core')} only get into each other's way."
         fewer = cores() * s.num_machines
         yield _problem("num_processes", message, {"num_processes": fewer}, f"Use {fewer}")
-    if s.num_processes > 1 and s.train_data_dir:
+    if s.num_processes > 1 and (s.train_data_dir or s.dataset_config):
         yield from _idle(s)
     if s.num_processes == 1 and s.main_process_port:
         yield _problem("main_process_port", "one process alone needs no port.")

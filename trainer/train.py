@@ -21,7 +21,7 @@ from trainer.checkpoint import EPOCHS, STEPS, Progress, Saver, of_step
 from trainer.compiling import compile_unet
 from trainer.conditioning import Conditioning
 from trainer.curves import Curves, log_folder
-from trainer.data.captions import first_line
+from trainer.data.captions import settled, varies_captions
 from trainer.data.dataset import Skipped, caches_latents, scan, verify
 from trainer.data.loader import Batch, Batches
 from trainer.devices import Precision, choose_precision, lower, put
@@ -227,18 +227,20 @@ def pictures(s: Settings, report: Reporter, world: World) -> Dataset:
     broken, seen = json.loads(world.read(json.dumps([broken, _digest(found)])))
     if seen != _digest(found):
         reason = "This machine sees other pictures or captions than the main one."
-        raise Failure(reason, "Give all machines the same Image folder and settings.", "train_data_dir")
+        raise Failure(reason, "Give all machines the same Image folder and settings.", dataset.key)
     if not world.is_main:
         dataset = dataset.without([Skipped(found[place].path, "cannot be read") for place in broken])
     if not dataset.pictures:
         advice = "Choose an Image folder that contains folders named like 10_cat with your pictures."
-        raise Failure("There is no picture to train on.", advice, "train_data_dir")
+        raise Failure("There is no picture to train on.", advice, dataset.key)
     return dataset
 
 
 def _digest(pictures: list[Picture]) -> str:
     """The same on two machines that see the same pictures and captions, wherever these are."""
-    seen = [(p.path.name, p.size, p.caption, p.subset, p.repeats, p.is_reg) for p in pictures]
+    seen = [
+        (p.path.name, p.size, p.caption, p.subset, p.repeats, p.is_reg, p.dataset, p.mask is None) for p in pictures
+    ]
     return hashlib.sha256(json.dumps(seen).encode()).hexdigest()
 
 
@@ -263,18 +265,19 @@ def make_room(
             switch = getattr(encoder, "activation_checkpointing_enable", encoder.gradient_checkpointing_enable)
             switch({"use_reentrant": False})
             encoder.train()
-    if model.device.type != "cpu" and caches_latents(s) and not s.highvram:
+    if model.device.type != "cpu" and caches_latents(s, dataset) and not s.highvram:
         model.vae.to("cpu")
-    if not conditioning.trained and not s.shuffle_caption and model.text_encoders:
+    varied = any(varies_captions(subset.under(s)) for subset in dataset.subsets)
+    if not conditioning.trained and not varied and model.text_encoders:
         conditioning.learn_by_heart(texts(s, dataset), report)
     compile_unet(model.unet, s, report)
 
 
 def texts(s: Settings, dataset: Dataset) -> list[str]:
-    """Everything the text encoders will be asked for, unless captions are shuffled."""
-    dropped = [""] if s.caption_dropout_rate or s.caption_dropout_every_n_epochs else []
-    captions = [first_line(picture.caption) for picture in dataset.entries()]
-    return [*captions, *dropped, *asked_for(s)]
+    """Everything the text encoders will be asked for, unless captions are varied."""
+    shown = [(picture.caption, picture.under(s)) for picture in dataset.entries()]
+    drops = any(own.caption_dropout_rate or own.caption_dropout_every_n_epochs for _, own in shown)
+    return [*(settled(caption, own) for caption, own in shown), *[""] * drops, *asked_for(s)]
 
 
 # In the loop.

@@ -69,7 +69,7 @@ window.loom = (() => {
     if (["int", "float"].includes(field.type) && input.type !== "radio") input.inputMode = "decimal";
     node.append(resetter(form, key));
     if (field.range) strip(form, key, input);
-    if (field.kind === "folder" || field.kind === "file") browseButton(form, key, input);
+    if (["folder", "file", "config"].includes(field.kind)) browseButton(form, key, input);
   }
 
   function resetter(form, key) {
@@ -92,7 +92,7 @@ window.loom = (() => {
 
   function browseButton(form, key, input) {
     const field = form.fields[key];
-    const button = element("button", { type: "button", className: "loom-browse", title: `Browse ${field.kind}s on this machine` });
+    const button = element("button", { type: "button", className: "loom-browse", title: `Browse ${field.kind === "folder" ? "folder" : "file"}s on this machine` });
     button.setAttribute("aria-describedby", `${form.name}-${key}--label`);
     button.textContent = "Browse";
     button.addEventListener("click", (event) => {

@@ -75,7 +75,7 @@
     }));
     const rows = shown.entries.map(row);
     part(".loom-entries").replaceChildren(...(rows.length ? rows : [element("li", { className: "is-empty", textContent: request.kind === "folder" ? "No folders in here." : "Nothing to choose in here." })]));
-    part(".loom-choose").hidden = request.kind === "file" && !shown.model;
+    part(".loom-choose").hidden = request.kind === "config" || (request.kind === "file" && !shown.model);
     part(".loom-contents").textContent = contents();
     if (!typed) (rows[0]?.firstChild || part(".loom-picker-path")).focus();
   }

@@ -9,12 +9,14 @@ from hypothesis import strategies as st
 
 from tests.data.made import dataset_of
 from trainer.data.buckets import (
+    Pool,
     batch_count,
     batches_in_order,
     bucket_counts,
     bucket_problems,
     bucket_resolutions,
     place,
+    pool_counts,
 )
 from trainer.settings import Settings
 
@@ -163,10 +165,20 @@ def test_small_pictures_keep_their_size_and_tiny_ones_grow_to_one_step() -> None
 def test_counts_and_batches_of_a_data_set() -> None:
     s = settings(train_batch_size=4, max_resolution="512,512")
     dataset = dataset_of([((512, 512), 3), ((512, 512), 2), ((640, 384), 1)])
-    counts = bucket_counts(dataset, s)
-    assert counts == {(512, 512): 5, (640, 384): 1}
-    assert batch_count(counts, 4) == 3
-    assert batch_count({}, 4) == 0
+    counts = pool_counts(dataset, s)
+    assert bucket_counts(counts) == {(512, 512): 5, (640, 384): 1}
+    assert batch_count(counts) == 3
+    assert batch_count({}) == 0
+
+
+def test_datasets_share_buckets_but_no_batches() -> None:
+    pools = {Pool(0, (64, 64), 2): 3, Pool(1, (64, 64), 3): 4, Pool(1, (64, 96), 3): 1}
+    assert bucket_counts(pools) == {(64, 64): 7, (64, 96): 1}
+    assert batch_count(pools) == 2 + 2 + 1
+    entries = [pool for pool, count in pools.items() for _ in range(count)]
+    batches = batches_in_order(entries, seed=1, epoch=1)
+    assert all(len({entries[place] for place in batch}) == 1 for batch in batches)
+    assert sorted(map(len, batches)) == [1, 1, 1, 2, 3]
 
 
 BUCKETS = st.lists(st.sampled_from([(512, 512), (256, 832), (640, 384)]), max_size=60)
@@ -176,27 +188,26 @@ BUCKETS = st.lists(st.sampled_from([(512, 512), (256, 832), (640, 384)]), max_si
 def test_an_epoch_shows_everything_once_in_batches_of_one_bucket(
     buckets: list[tuple[int, int]], batch_size: int, seed: int, epoch: int
 ) -> None:
-    batches = batches_in_order(buckets, batch_size, seed, epoch)
+    pools = [Pool(0, bucket, batch_size) for bucket in buckets]
+    batches = batches_in_order(pools, seed, epoch)
     assert sorted(place for batch in batches for place in batch) == list(range(len(buckets)))
     assert all(len({buckets[place] for place in batch}) == 1 for batch in batches)
-    assert len(batches) == batch_count(dict(Counter(buckets)), batch_size)
+    assert len(batches) == batch_count(Counter(pools))
     short = Counter(buckets[batch[0]] for batch in batches if len(batch) < batch_size)
     assert all(count == 1 for count in short.values()), "only the last batch of a bucket may be short"
-    assert batches == batches_in_order(buckets, batch_size, seed, epoch)
+    assert batches == batches_in_order(pools, seed, epoch)
 
 
 def test_epochs_and_seeds_differ() -> None:
-    buckets = [(512, 512)] * 30
-    orders = [batches_in_order(buckets, 2, seed, epoch) for seed in (0, 1) for epoch in (1, 2, 3)]
+    pools = [Pool(0, (512, 512), 2)] * 30
+    orders = [batches_in_order(pools, seed, epoch) for seed in (0, 1) for epoch in (1, 2, 3)]
     assert len({str(order) for order in orders}) == 6
 
 
 def test_order_is_not_the_same_batches_shuffled() -> None:
     """Who is together changes as well as when."""
-    buckets = [(512, 512)] * 30
-    first, second = (
-        {frozenset(batch) for batch in batches_in_order(buckets, 3, seed=5, epoch=epoch)} for epoch in (1, 2)
-    )
+    pools = [Pool(0, (512, 512), 3)] * 30
+    first, second = ({frozenset(batch) for batch in batches_in_order(pools, seed=5, epoch=epoch)} for epoch in (1, 2))
     assert len(first & second) < 5
 
 

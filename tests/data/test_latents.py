@@ -50,7 +50,7 @@ def filled(
 
 
 def all_of(found: Latents, pictures: tuple[Picture, ...], flip: bool = False) -> list[torch.Tensor]:
-    return [found.get(picture.path, flip) for picture in pictures]
+    return [found.get(wish) for wish in wishes(pictures, flips=(flip,))]
 
 
 def equal(one: list[torch.Tensor], other: list[torch.Tensor]) -> bool:
@@ -86,7 +86,7 @@ def test_every_run_has_the_same_bits(report: Reporter, pictures: tuple[Picture, 
     assert equal(first, all_of(filled(pictures, report, tmp_path / "cache"), pictures))
     assert equal(first, all_of(filled(pictures, report, tmp_path / "cache"), pictures))
     alone = filled(pictures[3:], report)
-    assert torch.equal(alone.get(pictures[3].path, False), first[3]), "whatever else is in the data set"
+    assert torch.equal(alone.get(wishes(pictures)[3]), first[3]), "whatever else is in the data set"
     assert not torch.equal(first[0], first[3])
 
 
@@ -106,7 +106,7 @@ def test_mirrored_pictures_are_encoded_mirrored(report: Reporter, pictures: tupl
     wish = wishes(pictures)[1]
     assert np.array_equal(pixels_of(wish._replace(flipped=True)), pixels_of(wish)[:, ::-1])
     found = filled(pictures, report, flips=(False, True))
-    plain, flipped = found.get(wish.picture.path, False), found.get(wish.picture.path, True)
+    plain, flipped = found.get(wish), found.get(wish._replace(flipped=True))
     vae = tiny_vae()
     with torch.no_grad():
         pixels = torch.from_numpy(pixels_of(wish)[:, ::-1].copy()).permute(2, 0, 1)[None] / 127.5 - 1

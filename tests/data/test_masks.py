@@ -14,7 +14,7 @@ from tests.tiny import listener, tiny_model
 from tests.trainings import make_pictures
 from trainer.data.buckets import Placement
 from trainer.data.chance import Choice, generator
-from trainer.data.dataset import scan
+from trainer.data.dataset import Picture, scan
 from trainer.data.loader import Batch, Batches
 from trainer.data.masks import draw_mask, loss_mask
 from trainer.report import Failure, Reporter
@@ -118,9 +118,13 @@ def cut_out(path: Path, alpha: np.ndarray[Any, Any], **save: Any) -> Path:
     return path
 
 
+def picture(path: Path, size: tuple[int, int], mask: Path | None = None) -> Picture:
+    return Picture(path, size, "", None, "1_cat", 1, False, mask=mask)
+
+
 def test_a_loss_mask_is_the_mean_opacity_of_each_latents_pixels(tmp_path: Path) -> None:
     alpha = np.random.default_rng(1).integers(0, 256, (32, 24))
-    found = loss_mask(cut_out(tmp_path / "a.png", alpha), Placement((24, 32), (24, 32), (0, 0)), 8)
+    found = loss_mask(picture(cut_out(tmp_path / "a.png", alpha), (24, 32)), Placement((24, 32), (24, 32), (0, 0)), 8)
     judge = torch.nn.functional.interpolate(torch.from_numpy(alpha / 255)[None, None], (4, 3), mode="area")[0, 0]
     assert found is not None
     assert torch.allclose(torch.from_numpy(found).double(), judge, atol=1e-6)
@@ -129,20 +133,20 @@ def test_a_loss_mask_is_the_mean_opacity_of_each_latents_pixels(tmp_path: Path) 
 def test_a_loss_mask_is_shrunk_cropped_and_turned_like_its_picture(tmp_path: Path) -> None:
     alpha = np.zeros((64, 96))
     alpha[:, 16:32] = 255  # after shrinking to 48 × 32 and cropping 8 pixels: the left column of latents
-    found = loss_mask(cut_out(tmp_path / "a.png", alpha), Placement((32, 32), (48, 32), (8, 0)), 8)
+    found = loss_mask(picture(cut_out(tmp_path / "a.png", alpha), (96, 64)), Placement((32, 32), (48, 32), (8, 0)), 8)
     assert found is not None
     assert found.tolist() == [[1.0, 0.0, 0.0, 0.0]] * 4
     exif = Image.Exif()
     exif[0x0112] = 6  # to be turned to the right
     turned = cut_out(tmp_path / "b.png", np.rot90(alpha), exif=exif)
-    found = loss_mask(turned, Placement((32, 32), (48, 32), (8, 0)), 8)
+    found = loss_mask(picture(turned, (96, 64)), Placement((32, 32), (48, 32), (8, 0)), 8)
     assert found is not None
     assert found.tolist() == [[1.0, 0.0, 0.0, 0.0]] * 4
 
 
 def test_opaque_pictures_have_no_loss_mask(tmp_path: Path) -> None:
     Image.new("RGB", (16, 16)).save(tmp_path / "a.png")
-    assert loss_mask(tmp_path / "a.png", Placement((16, 16), (16, 16), (0, 0)), 8) is None
+    assert loss_mask(picture(tmp_path / "a.png", (16, 16)), Placement((16, 16), (16, 16), (0, 0)), 8) is None
 
 
 @pytest.mark.parametrize("cached", [True, False])
@@ -166,14 +170,17 @@ def test_batches_carry_loss_masks_flipped_with_their_pictures(tmp_path: Path, ca
                 halves = (1.0, 1.0) if mask is None else (mask[0, :, :4].mean().item(), mask[0, :, 4:].mean().item())
                 seen.add((picture.path.name, *halves))
     assert seen == {("a.png", 1.0, 0.0), ("a.png", 0.0, 1.0), ("b.png", 1.0, 1.0)}
-    with Reporter(tmp_path / "run") as report, Batches(s.changed(masked_loss=False), scan(s), model, report, "cpu") as plain:
+    with (
+        Reporter(tmp_path / "run") as report,
+        Batches(s.changed(masked_loss=False), scan(s), model, report, "cpu") as plain,
+    ):
         assert all(batch.loss_masks is None for batch in plain.epoch(1))
 
 
 def test_a_picture_that_is_gone_is_named(tmp_path: Path) -> None:
     path = tmp_path / "a.png"
     with pytest.raises(Failure, match=r"a\.png .*no longer there"):
-        loss_mask(path, Placement((16, 16), (16, 16), (0, 0)), 8)
+        loss_mask(picture(path, (16, 16)), Placement((16, 16), (16, 16), (0, 0)), 8)
     cut_out(path, np.zeros((16, 24)))
     with pytest.raises(Failure, match=r"a\.png was changed"):
-        loss_mask(path, Placement((16, 16), (16, 16), (0, 0)), 8, (16, 16))
+        loss_mask(picture(path, (16, 16)), Placement((16, 16), (16, 16), (0, 0)), 8)

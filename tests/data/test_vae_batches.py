@@ -85,7 +85,7 @@ def test_the_cache_encodes_pictures_of_one_shape_together(size: int, tmp_path: P
             vae: Any = Counted()
             latents = Latents(Encoder(vae, CPU, report, together))
             latents.fill(wishes, report)
-            found.append(SimpleNamespace(seen=vae.seen, all=[latents.get(one.picture.path, False) for one in wishes]))
+            found.append(SimpleNamespace(seen=vae.seen, all=[latents.get(one) for one in wishes]))
     assert sorted(found[0].seen) == {1: [1] * 6, 3: [1, 2, 3], 32: [2, 4]}[size]
     for one, other in zip(found[0].all, found[1].all, strict=True):
         assert torch.allclose(one, other, atol=1e-5)

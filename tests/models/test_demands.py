@@ -9,7 +9,7 @@ from tests.tiny import tiny_folder, tiny_single_file
 from trainer import hardware
 from trainer.declare import Problem
 from trainer.hardware import Hardware
-from trainer.models.demands import NOTES, PROBLEMS
+from trainer.models.demands import NOTES, OF_PICTURES, PROBLEMS
 from trainer.settings import Settings
 
 KINDS: dict[str, dict[str, Any]] = {
@@ -41,7 +41,7 @@ def settings(models: dict[str, Path], kind: str, **values: Any) -> Settings:
     return Settings(pretrained_model_name_or_path=str(models[kind]), **{**TICKS.get(kind, {}), **values})
 
 
-def found(s: Settings, checks: Any = PROBLEMS) -> list[Problem]:
+def found(s: Settings, checks: Any = (*PROBLEMS, *OF_PICTURES)) -> list[Problem]:
     return [problem for check in checks for problem in check(s)]
 
 
@@ -66,6 +66,9 @@ def test_what_suits_the_model_is_not_spoken_of(models: dict[str, Path], kind: st
         ("sdxl", CACHED | {"shuffle_caption": True}, "Cache text encoder outputs: captions are read once, so Shuffle caption "),
         ("sdxl", CACHED | {"caption_dropout_rate": 0.1}, "Cache text encoder outputs: captions are read once, so Rate of "),
         ("sdxl", CACHED | {"caption_dropout_every_n_epochs": 2}, "Cache text encoder outputs: captions are read once"),
+        ("sdxl", CACHED | {"caption_tag_dropout_rate": 0.1}, "Cache text encoder outputs: captions are read once, so Rate of "),
+        ("sdxl", CACHED | {"token_warmup_step": 0.1}, "Cache text encoder outputs: captions are read once, so Token "),
+        ("sdxl", CACHED | {"enable_wildcard": True}, "Cache text encoder outputs: captions are read once, so Enable "),
         ("sdxl", {"bucket_reso_steps": 8}, "Bucket resolution steps: must be a multiple of 32 for Stable Diffusion XL; 8 "),
         ("sdxl", {"bucket_reso_steps": 72}, "Bucket resolution steps: must be a multiple of 32"),
         ("sdxl", {"enable_bucket": False, "max_resolution": "1000,1024"}, "Max resolution: width and height must be multi"),

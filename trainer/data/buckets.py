@@ -6,17 +6,17 @@ covers its bucket and what stands over is cut off evenly.
 
 import math
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache, lru_cache
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from trainer.data.chance import Choice, generator
 from trainer.declare import Problem, by_name
 from trainer.settings import Settings
 
 if TYPE_CHECKING:
-    from trainer.data.dataset import Dataset
+    from trainer.data.dataset import Dataset, Picture
 
 Size = tuple[int, int]
 """(width, height) in pixels."""
@@ -32,6 +32,24 @@ class Placement:
     bucket: Size
     resized: Size
     crop: tuple[int, int]
+
+    @property
+    def uncut(self) -> "Placement":
+        """The same scaling with nothing cut off."""
+        return Placement(self.resized, self.resized, (0, 0))
+
+    @property
+    def room(self) -> Size:
+        """How far to the right and down the cut could be moved from the upper left corner."""
+        return self.resized[0] - self.bucket[0], self.resized[1] - self.bucket[1]
+
+
+class Pool(NamedTuple):
+    """What may share a batch: pictures of one dataset in one bucket, at most `batch_size` at a time."""
+
+    dataset: int
+    bucket: Size
+    batch_size: int
 
 
 @cache
@@ -136,33 +154,47 @@ def told_sizes(size: Size, bucket: Size, flipped: bool = False) -> tuple[float, 
     return height, width, top, left, down, across
 
 
-def bucket_counts(dataset: "Dataset", settings: Settings) -> dict[Size, int]:
-    """Pictures shown per epoch (repeats counted, regularisation balanced), by bucket, smallest bucket first."""
-    counts: Counter[Size] = Counter()
+def pool_of(picture: "Picture", settings: Settings) -> Pool:
+    """Where a picture goes in a run of these settings."""
+    own = picture.under(settings)
+    return Pool(picture.dataset, place(picture.size, own).bucket, own.train_batch_size)
+
+
+def pool_counts(dataset: "Dataset", settings: Settings) -> dict[Pool, int]:
+    """Pictures shown per epoch (repeats counted, regularisation balanced), by pool, in order."""
+    counts: Counter[Pool] = Counter()
     for picture, repeats in dataset.repeated():
-        counts[place(picture.size, settings).bucket] += repeats
+        counts[pool_of(picture, settings)] += repeats
     return dict(sorted(counts.items()))
 
 
-def batch_count(counts: dict[Size, int], batch_size: int) -> int:
-    """Batches per epoch: each bucket's last one may be short, none is dropped."""
-    return sum(-(-count // batch_size) for count in counts.values())
+def bucket_counts(counts: Mapping[Pool, int]) -> dict[Size, int]:
+    """The same by bucket alone, smallest bucket first."""
+    merged: Counter[Size] = Counter()
+    for pool, count in counts.items():
+        merged[pool.bucket] += count
+    return dict(sorted(merged.items()))
 
 
-def batches_in_order(buckets: Sequence[Size], batch_size: int, seed: int, epoch: int) -> list[list[int]]:
-    """The batches of an epoch as lists of positions in `buckets` (the bucket of each entry).
+def batch_count(counts: Mapping[Pool, int]) -> int:
+    """Batches per epoch: each pool's last one may be short, none is dropped."""
+    return sum(-(-count // pool.batch_size) for pool, count in counts.items())
 
-    Pictures change their places within the bucket, and batches theirs among all, by a generator made of
+
+def batches_in_order(pools: Sequence[Pool], seed: int, epoch: int) -> list[list[int]]:
+    """The batches of an epoch as lists of positions in `pools` (the pool of each entry).
+
+    Pictures change their places within the pool, and batches theirs among all, by a generator made of
     (seed, epoch) alone: any epoch can be gone through again without those before it.
     """
-    members: dict[Size, list[int]] = {}
-    for position, bucket in enumerate(buckets):
-        members.setdefault(bucket, []).append(position)
+    members: dict[Pool, list[int]] = {}
+    for position, pool in enumerate(pools):
+        members.setdefault(pool, []).append(position)
     rng = generator(Choice.ORDER, seed, epoch)
     batches: list[list[int]] = []
-    for bucket in sorted(members):
-        order = rng.permutation(members[bucket]).tolist()
-        batches += [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
+    for pool in sorted(members):
+        order = rng.permutation(members[pool]).tolist()
+        batches += [order[start : start + pool.batch_size] for start in range(0, len(order), pool.batch_size)]
     return [batches[number] for number in rng.permutation(len(batches))]
 
 

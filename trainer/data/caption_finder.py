@@ -13,8 +13,9 @@ CAPTION_ENDINGS = (".txt", ".caption", ".cap")
 class CaptionFinder:
     """Finds the captions of one folder's pictures, and remembers what was odd."""
 
-    def __init__(self, folder: NamedFolder, files: Iterable[str], extension: str) -> None:
-        self.folder = folder
+    def __init__(self, folder: NamedFolder, files: Iterable[str], extension: str, whole: bool = False) -> None:
+        """With `whole` all lines of a caption are kept, for wildcards to choose from; else the first."""
+        self.folder, self.whole = folder, whole
         self.extension = "." + extension.strip().lstrip(".")
         self.files = {name.lower(): name for name in files} | {name: name for name in files}
         self.missing: list[Path] = []
@@ -43,7 +44,7 @@ class CaptionFinder:
             return self.folder.concept, None
         if read.encoding:
             self.guessed.setdefault(read.encoding, []).append(path)
-        caption = first_line(read.text)
+        caption = read.text if self.whole else first_line(read.text)
         if not caption:
             self.empty.append(path)
         elif caption != read.text:
@@ -59,7 +60,8 @@ class CaptionFinder:
         """What was odd, in sentences that name the files."""
         notes = []
         if self.missing:
-            given = f"the caption “{self.folder.concept}” from its name" if self.folder.concept else "no caption"
+            concept, origin = self.folder.concept, self.folder.origin
+            given = f"the caption “{concept}” from {origin}" if concept else "no caption"
             verbs = ("has", "gets") if len(self.missing) == 1 else ("have", "get")
             share = f"{len(self.missing)} of {counted(pictures)}"
             way = " Caption images, under Utilities, writes them." if len(self.missing) == pictures else ""
@@ -72,7 +74,8 @@ class CaptionFinder:
             notes.append(f"{some_names(self.empty)}: empty, so trained without words.")
         if self.longer:
             notes.append(f"{some_names(self.longer)}: only the first line is used.")
-        notes += [f"{path.name} {why}; the folder's name is used." for path, why in self.unread]
+        instead = f"“{self.folder.concept}”" if self.folder.concept else "no caption"
+        notes += [f"{path.name} {why}; {instead} is used." for path, why in self.unread]
         notes += [
             f"{some_names(paths)}: not in UTF-8, read as {encoding}; save as UTF-8 if letters are wrong."
             for encoding, paths in self.guessed.items()

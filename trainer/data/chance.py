@@ -19,6 +19,7 @@ class Choice(IntEnum):
     LATENT = 5
     MASK = 6
     MASKED_LATENT = 7
+    CROP = 8
 
 
 def generator(choice: Choice, seed: int, epoch: int, entry: int = 0) -> np.random.Generator:

@@ -1,19 +1,21 @@
-"""The pictures of a run with their captions and repeats, as the folders say; what is left out, and why.
+"""The pictures of a run with their captions and repeats, as folders or a config say; what is left out, and why.
 
 `scan` looks at names, headers and captions only and remembers what it saw, so the page can ask at every keystroke.
 `verify` decodes every picture once before training starts.
 """
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from trainer.data.caption_finder import CaptionFinder
-from trainer.data.folders import NamedFolder, as_folder, counted, folder_problems, listing, named_folders
+from trainer.data.config import sources_of
+from trainer.data.folders import Source, as_folder, counted, folder_problems, listing, named_folders, some_names
 from trainer.data.images import Header, Unreadable, check_pixels, header
+from trainer.data.masks import masks_for, without_mask
 from trainer.events import Item
 from trainer.settings import Settings
 
@@ -31,7 +33,11 @@ B = TypeVar("B")
 
 @dataclass(frozen=True)
 class Picture:
-    """One picture file; `size` is (width, height) when upright, `subset` the name of its folder, such as "10_cat"."""
+    """One picture file; `size` is (width, height) when upright, `subset` the name of its folder, such as "10_cat".
+
+    `settings` are its own where a dataset config gives it some, `None` where those of the run count; pictures of
+    different datasets (numbered from 0) never share a batch. `mask` is the picture that says what of it counts.
+    """
 
     path: Path
     size: tuple[int, int]
@@ -40,17 +46,31 @@ class Picture:
     subset: str
     repeats: int
     is_reg: bool
+    settings: Settings | None = field(default=None, compare=False, repr=False)
+    dataset: int = 0
+    mask: Path | None = None
+
+    def under(self, run: Settings) -> Settings:
+        """The settings this picture is trained with in a run of settings `run`."""
+        return self.settings or run
 
 
 @dataclass(frozen=True)
 class Subset:
-    """The pictures of one folder `N_name`."""
+    """The pictures of one folder: of one named `N_name`, or of one that a dataset config names."""
 
     folder: Path
     name: str
     repeats: int
     is_reg: bool
     pictures: tuple[Picture, ...]
+    concept: str = ""
+    settings: Settings | None = field(default=None, compare=False, repr=False)
+    dataset: int = 0
+
+    def under(self, run: Settings) -> Settings:
+        """The settings its pictures are trained with in a run of settings `run`."""
+        return self.settings or run
 
 
 @dataclass(frozen=True)
@@ -66,11 +86,15 @@ class Skipped:
 
 @dataclass(frozen=True)
 class Dataset:
-    """Everything that is trained on. `notes` are sentences on what a person may not expect."""
+    """Everything that is trained on. `notes` are sentences on what a person may not expect.
+
+    `key` is the setting that says where the pictures are.
+    """
 
     subsets: tuple[Subset, ...] = ()
     skipped: tuple[Skipped, ...] = ()
     notes: tuple[str, ...] = ()
+    key: str = "train_data_dir"
 
     @property
     def pictures(self) -> tuple[Picture, ...]:
@@ -83,13 +107,24 @@ class Dataset:
         return tuple(picture for subset in self.subsets if subset.is_reg for picture in subset.pictures)
 
     def repeated(self) -> list[tuple[Picture, int]]:
-        """Each picture that is shown, and how often per epoch: training pictures, then balanced regularisation ones."""
-        shown = [(picture, picture.repeats) for picture in self.pictures]
-        return shown + balance(self.reg_pictures, sum(repeats for _, repeats in shown))
+        """Each picture that is shown, and how often per epoch: training pictures, then balanced regularisation ones.
+
+        Each dataset has its own balance.
+        """
+        result: list[tuple[Picture, int]] = []
+        for number in sorted({subset.dataset for subset in self.subsets}):
+            shown = [(picture, picture.repeats) for picture in self.pictures if picture.dataset == number]
+            others = [picture for picture in self.reg_pictures if picture.dataset == number]
+            result += shown + balance(others, sum(repeats for _, repeats in shown))
+        return result
 
     def entries(self) -> list[Picture]:
         """All that is shown in one epoch, a picture as often as it is shown."""
         return [picture for picture, repeats in self.repeated() for _ in range(repeats)]
+
+    def part(self, number: int) -> "Dataset":
+        """One of the datasets of a dataset config alone, by its number from 0."""
+        return replace(self, subsets=tuple(subset for subset in self.subsets if subset.dataset == number))
 
     def without(self, broken: Sequence[Skipped]) -> "Dataset":
         """The same with the `broken` files left out."""
@@ -101,9 +136,14 @@ class Dataset:
         return replace(self, subsets=subsets, skipped=(*self.skipped, *broken))
 
 
-def caches_latents(settings: Settings) -> bool:
-    """Whether pictures are encoded once. What changes them each time, colors or masks, cannot be cached."""
-    return settings.cache_latents and not settings.color_aug and not settings.train_inpainting
+def caches_latents(settings: Settings, dataset: Dataset | None = None) -> bool:
+    """Whether pictures are encoded once. What changes them each time (colors, crops, masks) cannot be cached."""
+    parts = (settings,) if dataset is None else {id(s): s for s in _settings_in(dataset, settings)}.values()
+    return settings.cache_latents and not any(s.color_aug or s.random_crop or s.train_inpainting for s in parts)
+
+
+def _settings_in(dataset: Dataset, run: Settings) -> Iterator[Settings]:
+    return (subset.under(run) for subset in dataset.subsets) if dataset.subsets else iter((run,))
 
 
 def balance(pictures: Sequence[Picture], wanted: int) -> list[tuple[Picture, int]]:
@@ -126,9 +166,38 @@ def balance(pictures: Sequence[Picture], wanted: int) -> list[tuple[Picture, int
 
 
 def scan(settings: Settings, report: "Reporter | None" = None) -> Dataset:
-    """The data set as it stands in the folders now. Bad pictures never raise; a missing folder is an empty one."""
+    """The data set as it stands on the disk now. Bad pictures never raise; a missing folder is an empty one."""
+    configured = bool(settings.dataset_config.strip())
+    sources, notes = sources_of(settings) if configured else _named(settings)
     subsets: list[Subset] = []
     skipped: list[Skipped] = []
+    for source in sources:
+        subset, left_out, remarks = _read(source, settings, report)
+        subsets.append(subset)
+        skipped += left_out
+        notes += [f"{source.folder.path.name}: {remark}" for remark in remarks]
+    key = "dataset_config" if configured else "train_data_dir"
+    dataset = Dataset(tuple(subsets), tuple(dict.fromkeys(skipped)), key=key)
+    return replace(dataset, notes=(*notes, *_on_masks(dataset), *_on_balance(dataset)))
+
+
+def _on_masks(dataset: Dataset) -> list[str]:
+    users: dict[Path, set[Path]] = {}
+    for picture in (*dataset.pictures, *dataset.reg_pictures):
+        if picture.mask is not None:
+            users.setdefault(picture.mask, set()).add(picture.path)
+    shared = [mask for mask, pictures in users.items() if len(pictures) > 1]
+    if not shared:
+        return []
+    return [
+        f"{some_names(shared)}: used for several pictures of that name; put the masks of each folder into a folder of "
+        "the same name in the mask folder."
+    ]
+
+
+def _named(settings: Settings) -> tuple[list[Source], list[str]]:
+    """The folders `N_name` of both folders of the page."""
+    sources: list[Source] = []
     notes: list[str] = []
     for text, is_reg in ((settings.train_data_dir, False), (settings.reg_data_dir, True)):
         if not text.strip():
@@ -138,13 +207,8 @@ def scan(settings: Settings, report: "Reporter | None" = None) -> Dataset:
         except (OSError, ValueError):
             continue  # `folder_problems` says it on the field
         notes += unused
-        for folder in named:
-            subset, left_out, remarks = _read(folder, is_reg, settings.caption_extension, report)
-            subsets.append(subset)
-            skipped += left_out
-            notes += [f"{folder.path.name}: {remark}" for remark in remarks]
-    dataset = Dataset(tuple(subsets), tuple(skipped), tuple(notes))
-    return replace(dataset, notes=(*notes, *_on_balance(dataset)))
+        sources += [Source(folder, is_reg) for folder in named]
+    return sources, notes
 
 
 def _on_balance(dataset: Dataset) -> list[str]:
@@ -158,18 +222,16 @@ def _on_balance(dataset: Dataset) -> list[str]:
     ]
 
 
-def _read(
-    folder: NamedFolder, is_reg: bool, caption_extension: str, report: "Reporter | None"
-) -> tuple[Subset, list[Skipped], list[str]]:
+def _read(source: Source, settings: Settings, report: "Reporter | None") -> tuple[Subset, list[Skipped], list[str]]:
+    folder, own = source.folder, source.under(settings)
     name = folder.path.name
+    empty = Subset(
+        folder.path, name, folder.repeats, source.is_reg, (), folder.concept, source.settings, source.dataset
+    )
     try:
         inside = listing(folder.path)
     except OSError as error:
-        return (
-            Subset(folder.path, name, folder.repeats, is_reg, ()),
-            [Skipped(folder.path, f"cannot be read ({error.strerror})")],
-            [],
-        )
+        return empty, [Skipped(folder.path, f"cannot be read ({error.strerror})")], []
     skipped, notes, usable = [], [], []
     headers = in_threads(_header, inside.pictures, report, f"looking at {name}")
     for path, head in zip(inside.pictures, headers, strict=True):
@@ -179,18 +241,24 @@ def _read(
             usable.append((path, head.size))
         if head.note:
             notes.append(f"{path.name} {head.note}.")
-    captions = CaptionFinder(folder, inside.files, caption_extension)
+    captions = CaptionFinder(folder, inside.files, own.caption_extension, own.enable_wildcard)
+    masks = masks_for(source, settings)
     pictures = tuple(
-        Picture(path, size, *captions.of(path), subset=name, repeats=folder.repeats, is_reg=is_reg)
+        Picture(
+            path, size, *captions.of(path), subset=name, repeats=folder.repeats, is_reg=source.is_reg,
+            settings=source.settings, dataset=source.dataset, mask=masks.get(path.stem.lower()),
+        )
         for path, size in usable
-    )
+    )  # fmt: skip
     notes += captions.notes(len(pictures))
+    if masks:
+        notes += without_mask(pictures, own)
     for below in inside.folders:
         deeper = _pictures_below(below)
         if deeper:
             verb = "is" if deeper == 1 else "are"
             notes.append(f"{counted(deeper)} in its sub-folder {below.name} {verb} not used; move them up to use them.")
-    return Subset(folder.path, name, folder.repeats, is_reg, pictures), skipped, notes
+    return replace(empty, pictures=pictures), skipped, notes
 
 
 def _header(path: Path) -> Header:
@@ -217,9 +285,9 @@ def _pictures_below(folder: Path) -> int:
 
 def verify(dataset: Dataset, report: "Reporter") -> Dataset:
     """Decode every picture, leave out the broken ones, and report everything that was left out or is odd, once."""
-    pictures = [*dataset.pictures, *dataset.reg_pictures]
-    results = in_threads(_verdict, [picture.path for picture in pictures], report, "checking pictures")
-    broken = [Skipped(picture.path, why) for picture, why in zip(pictures, results, strict=True) if why]
+    pairs = list(dict.fromkeys((one.path, one.mask) for one in (*dataset.pictures, *dataset.reg_pictures)))
+    results = in_threads(_verdict, pairs, report, "checking pictures")
+    broken = [Skipped(path, why) for (path, _), why in zip(pairs, results, strict=True) if why]
     checked = dataset.without(broken)
     for note in checked.notes:
         report.note(note)
@@ -230,15 +298,21 @@ def verify(dataset: Dataset, report: "Reporter") -> Dataset:
         shown = "; ".join(map(str, checked.skipped[:MOST_NAMED]))
         more = f"; and {len(checked.skipped) - MOST_NAMED} more" if len(checked.skipped) > MOST_NAMED else ""
         text = f"{len(checked.skipped)} of {total} pictures are left out: {shown}{more}."
-        report.note(text, level="warning", key="train_data_dir")
+        report.note(text, level="warning", key=dataset.key)
     return checked
 
 
-def _verdict(path: Path) -> str:
+def _verdict(pair: tuple[Path, Path | None]) -> str:
+    path, mask = pair
     try:
         check_pixels(path)
     except Unreadable as error:
         return str(error)
+    try:
+        if mask is not None:
+            check_pixels(mask)
+    except Unreadable as error:
+        return f"has a mask, {mask}, that {error}"
     return ""
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from trainer.data.images import ENDINGS, header, is_picture
 from trainer.declare import Problem
+from trainer.settings import Settings
 
 MOST_REPEATS = 100_000
 """A larger number in front of a folder's name is a date or a serial number, not a count."""
@@ -15,11 +16,33 @@ MOST_REPEATS = 100_000
 
 @dataclass(frozen=True)
 class NamedFolder:
-    """A folder `N_name`: each of its pictures counts `repeats` times; `concept` is the caption of those without one."""
+    """A folder like 10_cat: each picture counts `repeats` times; `concept` is the caption of those without one.
+
+    `origin` is where the concept comes from, in words.
+    """
 
     path: Path
     repeats: int
     concept: str
+    origin: str = "its name"
+
+
+@dataclass(frozen=True)
+class Source:
+    """A folder of pictures and how they are trained: with `settings` of their own, or, if `None`, with the run's.
+
+    `name` is what a dataset config calls it: "[[datasets]] 1, subset 2".
+    """
+
+    folder: NamedFolder
+    is_reg: bool = False
+    settings: Settings | None = None
+    dataset: int = 0
+    name: str = ""
+
+    def under(self, run: Settings) -> Settings:
+        """The settings its pictures are trained with in a run of settings `run`."""
+        return self.settings or run
 
 
 @dataclass(frozen=True)

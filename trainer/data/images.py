@@ -138,7 +138,12 @@ def fit(image: Image.Image, placement: "Placement") -> Pixels:
         pixels = shrink(np.asarray(image), width, height)
     else:
         pixels = np.asarray(image.resize((width, height), Image.Resampling.LANCZOS))
-    (left, top), (across, down) = placement.crop, placement.bucket
+    return cut(pixels, placement.crop, placement.bucket)
+
+
+def cut(pixels: Pixels, corner: tuple[int, int], size: tuple[int, int]) -> Pixels:
+    """The part of `pixels` whose upper left corner is at (left, top), of this (width, height)."""
+    (left, top), (across, down) = corner, size
     return np.ascontiguousarray(pixels[top : top + down, left : left + across])
 
 

@@ -46,12 +46,20 @@ DECODER = ("decoder.", "post_quant_conv.")
 """The parts of a VAE that encoding does not use."""
 
 
+Want = tuple[Path, Placement, bool]
+
+
 class Wish(NamedTuple):
     """A picture as it is wanted: placed in its bucket, perhaps mirrored."""
 
     picture: Picture
     placement: Placement
     flipped: bool = False
+
+    @property
+    def want(self) -> Want:
+        """What makes two wishes the same."""
+        return self.picture.path, self.placement, self.flipped
 
 
 def pixels_of(wish: Wish, data: bytes | None = None) -> Pixels:
@@ -168,14 +176,14 @@ class _Made:
 
 
 class Latents:
-    """Latents of pictures by path and flip, made or found once. float32 [4, h/8, w/8], scaled, on the CPU."""
+    """Latents of pictures as they are wished for, made or found once. float32 [4, h/8, w/8], scaled, on the CPU."""
 
     def __init__(self, encoder: Encoder, folder: Path | None = None) -> None:
         """With a `folder` they are kept there too, for later runs."""
         self.encoder, self.folder = encoder, folder
         self.vae = identity(encoder.vae)
         self.encoded = self.found = 0
-        self._keys: dict[tuple[Path, bool], tuple[str, Wish]] = {}
+        self._keys: dict[Want, str] = {}
         self._kept: dict[str, torch.Tensor] = {}
         self._bytes = 0
         self._write_trouble = ""
@@ -186,9 +194,9 @@ class Latents:
 
     def fill(self, wishes: Sequence[Wish], report: "Reporter") -> None:
         """Find or make all that is wished for. Raises `Stopped` when asked to stop, `Failure` for a lost picture."""
-        by_path: dict[Path, dict[bool, Wish]] = {}
+        by_path: dict[tuple[Path, Placement], dict[bool, Wish]] = {}
         for wish in sorted(wishes, key=lambda wish: wish.placement.bucket):
-            by_path.setdefault(wish.picture.path, {})[wish.flipped] = wish
+            by_path.setdefault((wish.picture.path, wish.placement), {})[wish.flipped] = wish
         tasks = [list(flips.values()) for flips in by_path.values()]
         waiting: list[_Made] = []
         with self.encoder.ready(), Ahead(self._prepare, WORKERS, 2 * WORKERS) as ahead:
@@ -196,7 +204,7 @@ class Latents:
                 if report.stopping():
                     raise Stopped
                 for one in made:
-                    self._keys[one.wish.picture.path, one.wish.flipped] = one.key, one.wish
+                    self._keys[one.wish.want] = one.key
                     if one.latent is not None:
                         self.found += 1
                         self._keep(one.key, one.latent)
@@ -210,9 +218,9 @@ class Latents:
         if self._write_trouble:
             report.note(f"Latents are kept in memory only: {self._write_trouble}.", "warning", "cache_latents_to_disk")
 
-    def get(self, path: Path, flipped: bool) -> torch.Tensor:
-        """The latent of a picture that `fill` went through."""
-        key, wish = self._keys[path, flipped]
+    def get(self, wish: Wish) -> torch.Tensor:
+        """The latent of what `fill` went through."""
+        key = self._keys[wish.want]
         if key in self._kept:
             return self._kept[key]
         latent = self._read(key, wish)

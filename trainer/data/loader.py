@@ -2,7 +2,7 @@
 
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Hashable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import lru_cache
@@ -16,12 +16,13 @@ import torch
 
 from trainer.data import captions
 from trainer.data.ahead import Ahead
-from trainer.data.buckets import CELL, batch_count, batches_in_order, bucket_counts, place, told_sizes
+from trainer.data.buckets import CELL, batches_in_order, place, pool_of, told_sizes
 from trainer.data.chance import Choice, generator
 from trainer.data.dataset import Dataset, Picture, caches_latents
-from trainer.data.images import Pixels, vary_colors
+from trainer.data.images import Pixels, cut, vary_colors
 from trainer.data.latents import Encoder, Latents, Wish, pixels_of
-from trainer.data.masks import Mask, Shares, draw_mask, loss_mask
+from trainer.data.masks import Mask, Shares, draw_mask, loss_mask, mask_pixels, shares
+from trainer.plan import batches_a_step, make_plan
 from trainer.settings import Settings
 from trainer.workspace import workspace
 
@@ -62,6 +63,29 @@ class Batch:
     def size(self) -> int:
         """Pictures in the batch."""
         return len(self.pictures)
+
+
+Corner = tuple[int, int]
+"""(left, top) of what is cut out of a picture."""
+
+
+class Kept:
+    """Pictures that were made once, by name, as long as there is room for `limit` bytes. For use by several threads."""
+
+    def __init__(self, limit: int) -> None:
+        self.limit, self.bytes = limit, 0
+        self._pixels: dict[Hashable, Pixels | None] = {}
+
+    def get(self, name: Hashable, make: Callable[[], Pixels | None]) -> Pixels | None:
+        """What has this name, made if need be; when there is no more room it is made each time."""
+        if name in self._pixels:
+            return self._pixels[name]
+        made = make()
+        size = 0 if made is None else made.nbytes
+        if self.bytes + size <= self.limit:
+            self._pixels[name] = made
+            self.bytes += size
+        return made
 
 
 class _Spot(NamedTuple):
@@ -106,13 +130,16 @@ class Batches:
         self.settings, self.device, self.world = settings, torch.device(device), world
         self.seed = settings.seed or 0
         self.entries = dataset.entries()
-        self.buckets = [place(picture.size, settings).bucket for picture in self.entries]
-        self.per_epoch = batch_count(bucket_counts(dataset, settings), settings.train_batch_size)
+        self.own = [picture.under(settings) for picture in self.entries]
+        self.placed = [place(picture.size, own) for picture, own in zip(self.entries, self.own, strict=True)]
+        self.pools = [pool_of(picture, settings) for picture in self.entries]
+        self.plan = make_plan(settings, dataset)
+        self.per_epoch = self.plan.batches_per_epoch
         self._closing = ExitStack()
         self._encoder = Encoder(model.vae, self.device, report, settings.vae_batch_size)
         self._latents: Latents | None = None
-        self._resized: dict[Path, Pixels] = {}
-        if caches_latents(settings):
+        self._resized = Kept(PIXELS)
+        if caches_latents(settings, dataset):
             self._latents = self._cached(dataset, report, cache_folder)
         else:
             self._closing.enter_context(self._encoder.ready())
@@ -125,9 +152,10 @@ class Batches:
         to_disk = self.settings.cache_latents_to_disk
         folder = (folder or workspace().latents) if to_disk else self._shared_folder(report)
         latents = Latents(self._encoder, folder)
-        flips = (False, True) if self.settings.flip_aug else (False,)
-        shown = [picture for picture, _ in dataset.repeated()]
-        wishes = [[Wish(picture, place(picture.size, self.settings), flip) for flip in flips] for picture in shown]
+        wishes = [
+            [Wish(picture, place(picture.size, own), flip) for flip in ((False, True) if own.flip_aug else (False,))]
+            for picture, own in ((picture, picture.under(self.settings)) for picture, _ in dataset.repeated())
+        ]
         if self.world is not None and self.world.place.local_size > 1:
             mine = wishes[self.world.place.local_rank :: self.world.place.local_size]
             latents.fill([*chain(*mine)], report)
@@ -179,7 +207,11 @@ class Batches:
             epoch, index = epoch + 1, 0
 
     def _order_of(self, epoch: int) -> list[list[int]]:
-        return batches_in_order(self.buckets, self.settings.train_batch_size, self.seed, epoch)
+        return batches_in_order(self.pools, self.seed, epoch)
+
+    def _step(self, spot: _Spot) -> int:
+        """Steps done when a batch's turn comes."""
+        return (spot.epoch - 1) * self.plan.steps_per_epoch + spot.batch // batches_a_step(self.settings)
 
     def _prepare(self, spot: _Spot) -> _Prepared:
         """In a thread: everything that can be done without the model."""
@@ -188,64 +220,92 @@ class Batches:
         texts = [
             captions.process(
                 self.entries[entry].caption,
-                self.settings,
+                self.own[entry],
                 generator(Choice.CAPTION, self.seed, spot.epoch, entry),
                 spot.epoch,
+                self._step(spot),
+                self.plan.steps,
             )
             for entry in entries
         ]
         sizes = [
-            told_sizes(self.entries[entry].size, self.buckets[entry], flip)
+            told_sizes(self.entries[entry].size, self.placed[entry].bucket, flip)
             for entry, flip in zip(entries, flips, strict=True)
         ]
-        loss_masks = self._loss_masks(entries, flips)
+        corners = [self._corner(entry, spot.epoch) for entry in entries]
+        shown = list(zip(entries, corners, flips, strict=True))
+        loss_masks = self._loss_masks(shown)
         if self._latents is not None:
-            paths = [self.entries[entry].path for entry in entries]
-            stacked = torch.stack([self._latents.get(*which) for which in zip(paths, flips, strict=True)])
+            stacked = torch.stack([self._latents.get(self._wish(entry, flip)) for entry, _, flip in shown])
             if self.device.type == "cuda":
                 stacked = stacked.pin_memory()
             return _Prepared(entries, texts, sizes, stacked, [], [], [], [], loss_masks)
-        pixels = [self._pixels(entry, flip, spot.epoch) for entry, flip in zip(entries, flips, strict=True)]
+        pixels = [self._pixels(*one, spot.epoch) for one in shown]
         seeds = [self._seed(Choice.LATENT, spot.epoch, entry) for entry in entries]
         if not self.settings.train_inpainting:
             return _Prepared(entries, texts, sizes, None, pixels, seeds, [], [], loss_masks)
         masks = [
-            draw_mask(*self.buckets[entry], generator(Choice.MASK, self.seed, spot.epoch, entry)) for entry in entries
+            draw_mask(*self.placed[entry].bucket, generator(Choice.MASK, self.seed, spot.epoch, entry))
+            for entry in entries
         ]
         masked_seeds = [self._seed(Choice.MASKED_LATENT, spot.epoch, entry) for entry in entries]
         return _Prepared(entries, texts, sizes, None, pixels, seeds, masks, masked_seeds, loss_masks)
 
-    def _loss_masks(self, entries: list[int], flips: list[bool]) -> torch.Tensor | None:
+    def _loss_masks(self, shown: list[tuple[int, Corner, bool]]) -> torch.Tensor | None:
         """What of each picture counts, or `None` when all of all of them does."""
-        if not self.settings.masked_loss:
-            return None
-        found = [self._mask(self.entries[entry]) for entry in entries]
+        found = [self._loss_mask(entry, corner) for entry, corner, _ in shown]
         if all(mask is None for mask in found):
             return None
-        width, height = self.buckets[entries[0]]
+        width, height = self.placed[shown[0][0]].bucket
         whole = np.ones((height // CELL, width // CELL), np.float32)
         masks = [whole if mask is None else mask for mask in found]
-        turned = [mask[:, ::-1] if flip else mask for mask, flip in zip(masks, flips, strict=True)]
+        turned = [mask[:, ::-1] if flip else mask for mask, (_, _, flip) in zip(masks, shown, strict=True)]
         return torch.from_numpy(np.stack(turned)).unsqueeze(1)
 
+    def _loss_mask(self, entry: int, corner: Corner) -> Shares | None:
+        own, picture, placement = self.own[entry], self.entries[entry], self.placed[entry]
+        if not own.masked_loss:
+            return None
+        if not own.random_crop:
+            return self._mask(picture)
+        uncut = self._resized.get(
+            ("mask", picture.path, placement), lambda: mask_pixels(picture, placement.uncut, own.alpha_mask)
+        )
+        return None if uncut is None else shares(cut(uncut, corner, placement.bucket), CELL)
+
     def _mask_of(self, picture: Picture) -> Shares | None:
-        return loss_mask(picture.path, place(picture.size, self.settings), CELL, picture.size)
+        own = picture.under(self.settings)
+        return loss_mask(picture, place(picture.size, own), CELL, own.alpha_mask)
 
     def _seed(self, choice: Choice, epoch: int, entry: int) -> int:
         return int(generator(choice, self.seed, epoch, entry).integers(2**63))
 
     def _flipped(self, entry: int, epoch: int) -> bool:
-        return self.settings.flip_aug and generator(Choice.FLIP, self.seed, epoch, entry).random() < 0.5
+        return self.own[entry].flip_aug and generator(Choice.FLIP, self.seed, epoch, entry).random() < 0.5
 
-    def _pixels(self, entry: int, flip: bool, epoch: int) -> Pixels:
-        picture = self.entries[entry]
-        plain = self._resized.get(picture.path)
-        if plain is None:
-            plain = pixels_of(Wish(picture, place(picture.size, self.settings)))
-            if len(self._resized) * plain.nbytes < PIXELS:
-                self._resized[picture.path] = plain
-        pixels = np.ascontiguousarray(plain[:, ::-1]) if flip else plain
-        if self.settings.color_aug:
+    def _corner(self, entry: int, epoch: int) -> Corner:
+        """(left, top) of the part that is shown: in the middle, or with a random crop anywhere."""
+        placement = self.placed[entry]
+        if not self.own[entry].random_crop:
+            return placement.crop
+        rng = generator(Choice.CROP, self.seed, epoch, entry)
+        right, down = placement.room
+        return int(rng.integers(right + 1)), int(rng.integers(down + 1))
+
+    def _wish(self, entry: int, flip: bool = False) -> Wish:
+        return Wish(self.entries[entry], self.placed[entry], flip)
+
+    def _pixels(self, entry: int, corner: Corner, flip: bool, epoch: int) -> Pixels:
+        wish, own = self._wish(entry), self.own[entry]
+        if own.random_crop:
+            wish = wish._replace(placement=wish.placement.uncut)
+        pixels = self._resized.get(wish.want, lambda: pixels_of(wish))
+        assert pixels is not None
+        if own.random_crop:
+            pixels = cut(pixels, corner, self.placed[entry].bucket)
+        if flip:
+            pixels = np.ascontiguousarray(pixels[:, ::-1])
+        if own.color_aug:
             pixels = vary_colors(pixels, generator(Choice.COLOR, self.seed, epoch, entry))
         return pixels
 

@@ -1,44 +1,113 @@
 """Masks: what inpainting models learn to fill in, and what of a picture counts with "Masked loss"."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from PIL import Image, ImageDraw
 
-from trainer.data.images import Unreadable, fit, has_alpha, open_alpha
+from trainer.data.folders import Source, as_folder, counted, listing, some_names
+from trainer.data.images import Pixels, Unreadable, fit, has_alpha, open_alpha, open_picture
 from trainer.report import Failure
+from trainer.settings import Settings
 
 if TYPE_CHECKING:
     from trainer.data.buckets import Placement
+    from trainer.data.dataset import Picture
 
 Mask = np.ndarray[Any, np.dtype[np.bool_]]
+Shares = np.ndarray[Any, np.dtype[np.float32]]
 
 WHOLE = 0.25
 """Share of pictures of which everything is hidden, as the inpainting models of Stable Diffusion were trained."""
 
 
-Shares = np.ndarray[Any, np.dtype[np.float32]]
+def loss_mask(picture: "Picture", placement: "Placement", cell: int, alpha: bool = True) -> Shares | None:
+    """How much each latent of a picture counts (`mask_pixels`, `shares`); `None` where all counts."""
+    pixels = mask_pixels(picture, placement, alpha)
+    return None if pixels is None else shares(pixels, cell)
 
 
-def loss_mask(path: Path, placement: "Placement", cell: int, size: tuple[int, int] | None = None) -> Shares | None:
-    """How much each latent of a picture counts: float32 [bucket height / cell, bucket width / cell], 0 to 1.
+def mask_pixels(picture: "Picture", placement: "Placement", alpha: bool = True) -> Pixels | None:
+    """How much each pixel of a picture counts, placed as the picture is: uint8 [height, width], 255 is fully.
 
-    That is how opaque the picture is there, the mean over the `cell` × `cell` pixels of a latent; `None` where all
-    is opaque. `size` is that of the picture when it was looked at first. Raises `Failure` if it changed since.
+    That is the red of its mask; without one how opaque it is, if `alpha` is asked for; `None` where all counts. A mask
+    of another size is stretched over the picture. Raises `Failure` if a file changed since it was looked at first.
     """
+    path = picture.mask or picture.path
     try:
-        if not has_alpha(path):
+        if picture.mask is not None:
+            image = open_picture(picture.mask)
+        elif alpha and has_alpha(path):
+            image = open_alpha(path)
+        else:
             return None
-        alpha = open_alpha(path)
-    except Unreadable as error:
-        raise Failure(f"{path} {error}.", "It was readable before. Mend or remove it, and start again.") from error
-    if size is not None and alpha.size != size:
+    except (Unreadable, OSError) as error:
+        why = error if isinstance(error, Unreadable) else "is no longer there"
+        raise Failure(f"{path} {why}.", "It was readable before. Mend or remove it, and start again.") from error
+    if picture.mask is None and image.size != picture.size:
         raise Failure(f"{path} was changed while the run was on.", "Start again to train on it as it is now.")
-    opaque = fit(alpha, placement)[..., 0].astype(np.float32) / 255
-    height, width = opaque.shape
-    mask: Shares = opaque.reshape(height // cell, cell, width // cell, cell).mean((1, 3))
-    return mask
+    return np.ascontiguousarray(fit(image, placement)[..., 0])
+
+
+def shares(pixels: Pixels, cell: int) -> Shares:
+    """How much each latent counts, 0 to 1: the mean over its `cell` × `cell` pixels. float32 [h / cell, w / cell]."""
+    height, width = pixels.shape
+    parts = (pixels.astype(np.float32) / 255).reshape(height // cell, cell, width // cell, cell)
+    result: Shares = parts.mean((1, 3))
+    return result
+
+
+def masks_for(source: Source, run: Settings) -> dict[str, Path]:
+    """The masks of a folder's pictures by stem, in small letters; {} where no masks are asked for.
+
+    They stand in "Mask folder" or in a folder in it that is named like the one of the pictures, which comes first.
+    Regularisation pictures have masks only there, unless a dataset config gives them a mask folder of their own.
+    """
+    own = source.under(run)
+    if not own.masked_loss or not own.conditioning_data_dir.strip():
+        return {}
+    folder = as_folder(own.conditioning_data_dir)
+    places = [folder, folder / source.folder.path.name][source.is_reg and source.settings is None :]
+    return {path.stem.lower(): path for place in places for path in _pictures_in(place)}
+
+
+def _pictures_in(folder: Path) -> tuple[Path, ...]:
+    try:
+        return listing(folder).pictures
+    except (OSError, ValueError):  # `folder_of_masks` says it on the field
+        return ()
+
+
+def without_mask(pictures: Sequence["Picture"], own: Settings) -> list[str]:
+    """A sentence on the pictures that have no mask where others have; [] when there is none."""
+    missing = [picture.path for picture in pictures if picture.mask is None]
+    if not missing:
+        return []
+    verb = "has" if len(missing) == 1 else "have"
+    so = "its transparency decides" if own.alpha_mask else "all of it counts"
+    return [
+        f"{len(missing)} of {counted(len(pictures))} {verb} no mask in {own.conditioning_data_dir}, so for each "
+        f"{so}: {some_names(missing)}."
+    ]
+
+
+def folder_of_masks(s: Settings) -> str:
+    """Why no mask can be had from "Mask folder", a sentence; "" when there are some or none are asked for."""
+    text = s.conditioning_data_dir
+    if not s.masked_loss or not text.strip():
+        return ""
+    folder = as_folder(text)
+    try:
+        inside = listing(folder)
+        if inside.pictures or any(_pictures_in(below) for below in inside.folders):
+            return ""
+    except FileNotFoundError:
+        return f"there is no folder {folder}."
+    except (OSError, ValueError) as error:
+        return f"{folder} cannot be read ({getattr(error, 'strerror', None) or error})."
+    return f"no pictures in {folder}; each mask is a picture with the name of the one it belongs to."
 
 
 def draw_mask(width: int, height: int, rng: np.random.Generator) -> Mask:

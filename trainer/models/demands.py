@@ -62,7 +62,7 @@ def vae(s: Settings) -> Iterator[Problem]:
 
 
 def cached_text(s: Settings) -> Iterator[Problem]:
-    """Text encoders that are dropped after reading the captions can neither learn nor read others."""
+    """Text encoders that are dropped after reading the captions cannot learn."""
     key, found = "sdxl_cache_text_encoder_outputs", _usable(s)
     if not s.sdxl_cache_text_encoder_outputs or found is None or found.family != "sdxl":
         return
@@ -82,10 +82,20 @@ def cached_text(s: Settings) -> Iterator[Problem]:
             {key: False},
             f"Untick {label(key)}",
         )
+
+
+def cached_captions(s: Settings) -> Iterator[Problem]:
+    """Captions that are read once are the same each time."""
+    key, found = "sdxl_cache_text_encoder_outputs", _usable(s)
+    if not s.sdxl_cache_text_encoder_outputs or found is None or found.family != "sdxl":
+        return
     for other, off in (
         ("shuffle_caption", False),
         ("caption_dropout_rate", 0.0),
         ("caption_dropout_every_n_epochs", 0),
+        ("caption_tag_dropout_rate", 0.0),
+        ("token_warmup_step", 0.0),
+        ("enable_wildcard", False),
     ):
         if getattr(s, other):
             yield problem(
@@ -151,7 +161,9 @@ def _predicts_velocity(s: Settings, found: Identity) -> bool:
     return found.prediction == "v_prediction" or (found.prediction is None and s.v_parameterization)
 
 
-PROBLEMS = (ticks, vae, cached_text, bucket_steps, weights)
+PROBLEMS = (ticks, vae, cached_text, weights)
+OF_PICTURES = (cached_captions, bucket_steps)
+"""Those about pictures and captions; each part of a dataset config has its own."""
 
 
 # What may surprise.

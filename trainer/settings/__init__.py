@@ -4,7 +4,7 @@ from trainer.declare import Section
 from trainer.settings.additional import Additional
 from trainer.settings.blocks import BlockRates, BlockSizes, ConvSizes
 from trainer.settings.captions import CaptionFiles, Captions
-from trainer.settings.dataset import Augmentation, Images
+from trainer.settings.dataset import Augmentation, DatasetConfig, Images
 from trainer.settings.folders import Folders
 from trainer.settings.hardware import Compiling, Memory, Precision
 from trainer.settings.lycoris import Lycoris
@@ -19,7 +19,7 @@ from trainer.settings.saving import Saving, States
 from trainer.settings.sdxl import Sdxl
 
 SECTIONS: tuple[type[Section], ...] = (
-    SourceModel, Family, Folders, Metadata, LoraType, Duration, Rates, Network, Lycoris, Images, Sdxl, CaptionFiles, Saving,
+    SourceModel, Family, Folders, DatasetConfig, Metadata, LoraType, Duration, Rates, Network, Lycoris, Images, Sdxl, CaptionFiles, Saving,
     Precision, Captions, Augmentation, Loss, OwnVae, Memory, States, BlockRates, BlockSizes, ConvSizes, Compiling,
     Processes, Additional, Samples, HuggingFace,
 )  # fmt: skip
@@ -27,7 +27,7 @@ SECTIONS: tuple[type[Section], ...] = (
 
 
 class Settings(
-    SourceModel, Family, Folders, Metadata, LoraType, Duration, Rates, Network, Lycoris, Images, Sdxl, CaptionFiles, Saving,
+    SourceModel, Family, Folders, DatasetConfig, Metadata, LoraType, Duration, Rates, Network, Lycoris, Images, Sdxl, CaptionFiles, Saving,
     Precision, Captions, Augmentation, Loss, OwnVae, Memory, States, BlockRates, BlockSizes, ConvSizes, Compiling,
     Processes, Additional, Samples, HuggingFace,
 ):  # fmt: skip

@@ -27,6 +27,21 @@ Resolution = Annotated[str, AfterValidator(_normal)]
 """A text that reads as width,height; kept in the form the Kohya GUI writes."""
 
 
+class DatasetConfig(Section):
+    """A file that says where pictures are and how each folder is trained, instead of the folders above."""
+
+    tab: ClassVar[str] = "Folders"
+    title: ClassVar[str] = "Dataset config"
+
+    dataset_config: str = setting(
+        "",
+        "Dataset config file",
+        "Optional. A TOML file of sd-scripts with several folders, sizes and captions; it takes the place of the image folders, "
+        "and what it leaves out is as set on this page.",
+        kind="config",
+    )
+
+
 class Images(Section):
     """How large the pictures are trained, and how they are grouped."""
 
@@ -74,6 +89,10 @@ class Augmentation(Section):
 
     color_aug: bool = setting(
         False, "Color augmentation", "Vary hue and brightness a little each time. Needs Cache latents switched off."
+    )
+    random_crop: bool = setting(
+        False, "Random crop instead of center crop", "Where a picture stands over its bucket, another part of it is shown each time. "
+        "Needs Cache latents switched off.",
     )
     flip_aug: bool = setting(
         False, "Flip augmentation", "Show each picture mirrored half of the time. Not for faces with a parting or for text."

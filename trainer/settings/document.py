@@ -52,7 +52,7 @@ def _allowed(item: Setting) -> str:
         more = ", or another" if item.about.custom else ""
         return ", ".join(f"`{choice}`" for choice in item.choices) + more
     kind = {bool: "true or false", int: "whole number", float: "number", str: item.about.kind or "text"}[item.type]
-    kind = "several lines" if kind == "lines" else kind
+    kind = {"lines": "several lines", "config": "file"}.get(kind, kind)
     return f"{kind}, {item.bounds}" if item.bounds else kind
 
 

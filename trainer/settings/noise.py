@@ -15,8 +15,16 @@ class Loss(Section):
     title: ClassVar[str] = "Noise and loss"
 
     masked_loss: bool = setting(
-        False, "Masked loss", "What is transparent in a picture does not count, half transparent half; good for subjects that are cut out.",
+        False, "Masked loss", "Only part of a picture counts, as its mask or its transparency says; good for subjects that are cut out.",
         advanced=True,
+    )
+    conditioning_data_dir: str = setting(
+        "", "Mask folder", "Optional. Pictures named as yours are, white where yours count and black where not; masks/cat.png for cat.jpg.",
+        kind="folder", when={"masked_loss": True}, advanced=True,
+    )
+    alpha_mask: bool = setting(
+        True, "Transparency as mask", "Where a picture has no mask of its own, what is transparent in it does not count, half transparent half.",
+        when={"masked_loss": True}, advanced=True,
     )
     min_snr_gamma: float = setting(
         0.0, "Min SNR gamma", "Keeps easy, nearly clean steps from dominating; 5 is usual and learns faster. 0 = off.", ge=0, soft_max=20
