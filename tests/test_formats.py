@@ -266,6 +266,22 @@ def test_folders_tags_and_buckets(tmp_path: Path) -> None:
     assert info["mean_img_ar_error"] == pytest.approx((1 - 64 / 100) / 3)
 
 
+def test_how_captions_are_varied_is_told_and_tags_are_counted_as_they_stand(tmp_path: Path) -> None:
+    varied = {
+        "caption_prefix": "sks", "caption_suffix": "in oil", "caption_separator": ";", "enable_wildcard": True,
+        "keep_tokens_separator": "|||", "secondary_separator": "//", "token_warmup_min": 2, "token_warmup_step": 0.5,
+        "caption_tag_dropout_rate": 0.1,
+    }  # fmt: skip
+    found = about(tmp_path, **varied)
+    assert set(found) - set(REFERENCE) == {f"ss_{name}" for name in varied} - {"ss_caption_tag_dropout_rate"}
+    assert {name: found[f"ss_{name}"] for name in varied} == {name: str(value) for name, value in varied.items()}
+    chosen, _, plan = prepared(tmp_path, enable_wildcard=True)
+    (tmp_path / "img" / "10_shape" / "b.txt").write_text("a {green|blue} circle\nflat drawing, new")
+    found = formats.metadata(chosen, tiny_model(), scan(chosen), plan, Progress())
+    tags = json.loads(found["ss_tag_frequency"])["10_shape"]
+    assert tags == {"a red circle": 1, "flat drawing": 2, "sks style": 1, "a {green|blue} circle": 1, "new": 1}
+
+
 def test_rank_and_alpha_are_the_adapters(tmp_path: Path) -> None:
     _, adapter = taught(LoRA_type="Kohya LoCon", network_dim=6, network_alpha=3, conv_dim=2, conv_alpha=5)
     found = about(tmp_path, adapter, LoRA_type="Kohya LoCon", network_dim=99, dim_from_weights=True)

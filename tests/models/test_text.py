@@ -89,6 +89,29 @@ def test_weights_reach_into_later_windows(model: Model) -> None:
     torch.testing.assert_close(weighted[0], plain[0] * factors[:, None], atol=1e-5, rtol=1e-5)
 
 
+@pytest.mark.parametrize("length", [75, 150, 225])
+@pytest.mark.parametrize("family", ["sd15", "sd2", "sdxl"])
+def test_weights_across_windows_multiply_and_nothing_else(family: str, length: int) -> None:
+    """Token by token, over the seams of the windows, cut where the caption is; the mean is left as it comes."""
+    pieces = [("cat", 70, 1.0), ("dog", 10, 1.5), ("cat", 60, 1.0), ("red", 20, 1 / 1.1), ("cat", 90, 0.5)]
+    caption = " ".join(
+        ["cat"] * 70
+        + ["(" + "dog " * 10 + ":1.5)"]
+        + ["cat"] * 60
+        + ["[" + "red " * 20 + "]"]
+        + ["(" + "cat " * 90 + ":.5)"]
+    )
+    plain = " ".join(" ".join([word] * count) for word, count, _ in pieces)
+    factors = torch.ones(length + 2)
+    weights = torch.cat([torch.full((count,), weight) for _, count, weight in pieces])
+    factors[1:-1] = weights[:length]
+    model = tiny_model(family=family)
+    found = tell(model, [caption, plain], Settings(max_token_length=length, weighted_captions=True))
+    torch.testing.assert_close(found.states[0], found.states[1] * factors[:, None], atol=1e-5, rtol=1e-5)
+    if found.pooled is not None:
+        assert torch.equal(found.pooled[0], found.pooled[1]), "the pooled text has no weights"
+
+
 def test_brackets_are_plain_text_without_weighted_captions(model: Model) -> None:
     assert tokenize(model, ["(cat:1.5)"], Settings()).weights is None
     plain, bracketed = encode(model, ["cat", "(cat:1.5)"], Settings())
