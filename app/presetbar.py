@@ -135,10 +135,12 @@ def load_file(path: str, now: Mapping[str, Any], name: str = "") -> tuple[dict[s
     if file.exists() and not (paths.is_allowed(file) or presets.is_built_in(file) or _is_upload(file)):
         return None, _told(f"This page may not read {file}.", bad=True)
     try:
-        loaded = presets.load(file)
-    except presets.Unreadable as error:
+        loaded = presets.load(file, paths.is_allowed)
+        values = dict(loaded.values)
+        if loaded.keeps_the_rest:
+            values = {**now, **(presets.keep_data_set(file) if _is_upload(file) else values)}
+    except (presets.Unreadable, OSError) as error:
         return None, _told(str(error), bad=True)
-    values = dict(loaded.values)
     kept = ""
     if presets.is_built_in(file) and file.stem == "demo":
         values |= first_visit()
@@ -160,7 +162,9 @@ def save_file(name: str, raw: Mapping[str, Any], replace: bool) -> tuple[dict[st
         path = presets.save(name, settings)
     except (ValueError, OSError) as error:
         return {"say": f"Not saved. {error}", "tone": "bad"}, None
-    return {"say": f"Saved {path.stem}.", "tone": "good", "close": "loom-naming"}, path
+    beyond = presets.not_shown(settings)
+    said = f" The Kohya GUI cannot show all of it: {beyond[0]}" if beyond else ""
+    return {"say": f"Saved {path.stem}.{said}", "tone": "good", "close": "loom-naming"}, path
 
 
 def _is_upload(file: Path) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -13,14 +14,16 @@ from typing import Any
 
 from trainer.declare import Section, settings_of
 from trainer.runfolder import write_json
+from trainer.settings import Settings
 from trainer.settings.kohya import Changed, Ignored, Loaded, Unreadable, load
+from trainer.settings.saved import not_shown, to_kohya
 from trainer.workspace import PROJECT, workspace
 
 BUILT_IN = PROJECT / "presets"
 UNSAFE = re.compile(r'[\x00-\x1f<>:"/\\|?*]+')
 RESERVED = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?", re.IGNORECASE)
 
-__all__ = ["Loaded", "Unreadable", "available", "command", "exists", "find", "load", "report", "save"]
+__all__ = ["Loaded", "Unreadable", "available", "command", "exists", "find", "load", "not_shown", "report", "save"]
 
 
 def available() -> list[tuple[str, str]]:
@@ -68,11 +71,22 @@ def exists(name: str) -> bool:
     return file_for(name).exists()
 
 
-def save(name: str, settings: Section) -> Path:
+def save(name: str, settings: Settings) -> Path:
     """Write all settings but the secrets as the user's preset `name`; the file also loads in the Kohya GUI."""
     path = file_for(name)
-    write_json(path, settings.public())
+    write_json(path, to_kohya(settings))
     return path
+
+
+def keep_data_set(uploaded: Path) -> dict[str, str]:
+    """A copy in the workspace of a description of a data set that came from the browser, as the setting it is."""
+    folder = workspace().datasets
+    folder.mkdir(parents=True, exist_ok=True)
+    file = folder / uploaded.name
+    beside = file.with_name(f".{file.name}.part")
+    shutil.copyfile(uploaded, beside)
+    beside.replace(file)
+    return {"dataset_config": str(file)}
 
 
 def report(name: str, loaded: Loaded, settings: type[Section]) -> str:
@@ -89,16 +103,18 @@ def report(name: str, loaded: Loaded, settings: type[Section]) -> str:
         _list("Ignored", [_ignored(item) for item in loaded.ignored]),
         _list("Loaded", [escape(labels.get(key, key)) for key in loaded.loaded], "run-in"),
     ]
+    rest = "everything else stays as it was" if loaded.keeps_the_rest else "everything else is at its default"
     return (
-        f"<p><b>{escape(name)}</b>: {', '.join(counts)}; everything else is at its default.{about}</p>"
+        f"<p><b>{escape(name)}</b>: {', '.join(counts)}; {rest}.{about}</p>"
         f"<details><summary>What was loaded, changed and ignored</summary>{''.join(lists)}</details>"
     )
 
 
 def _changed(item: Changed, labels: Mapping[str, str]) -> str:
     after = "not set" if item.after in ("", None) else item.after
+    before = "not said" if item.before is None else item.before
     return (
-        f"<b>{escape(labels.get(item.key, item.key))}</b> <code>{escape(str(item.before))}</code> → "
+        f"<b>{escape(labels.get(item.key, item.key))}</b> <code>{escape(str(before))}</code> → "
         f"<code>{escape(str(after))}</code> {escape(item.why)}"
     )
 

@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 
+from tests.settings.kohya_gui import SOON
 from trainer import additional
 from trainer.checks import check, notes
 from trainer.settings import Settings, sd_scripts
@@ -96,13 +97,6 @@ def test_moving_leaves_what_has_no_field() -> None:
     move, unknown = additional.problems(s)
     assert move.fix == {"clip_skip": 2, "additional_parameters": '--log_prefix "a b" --colour red'}
     assert unknown.fix == {"additional_parameters": '--clip_skip 2 --log_prefix "a b"'}
-
-
-SOON = {
-    "conditioning_data_dir", "dataset_config", "random_crop", "resize_interpolation", "skip_cache_check", "max_data_loader_n_workers", "persistent_data_loader_workers",
-    "lr_scheduler_type", "lr_scheduler_args", "lr_decay_steps", "lr_scheduler_timescale", "lr_scheduler_min_lr_ratio",
-    "zero_terminal_snr", "log_with", "log_tracker_name", "log_tracker_config", "log_config", "wandb_run_name",
-}  # fmt: skip
 
 
 @pytest.mark.parametrize("option", sorted({*sd_scripts.DEFAULTS, *sd_scripts.OTHER_MODELS} - SOON))

@@ -6,12 +6,14 @@ import json
 import shlex
 from pathlib import Path
 
+import gradio as gr
 import pytest
 
-from app import presets
+from app import paths, presetbar, presets
+from app.form import Form
 from trainer import commandline
 from trainer.jobs import jobs
-from trainer.settings import Settings
+from trainer.settings import SECTIONS, Settings
 from trainer.settings.kohya import Loaded, read
 
 
@@ -102,3 +104,65 @@ def test_the_command_line_reads_it_as_the_same_settings() -> None:
 def test_a_saved_preset_is_plain_json_in_the_kohya_gui_s_names(workspace: Path) -> None:
     data = json.loads(presets.save("x", Settings()).read_text(encoding="utf-8"))
     assert {"LoRA_type", "train_data_dir", "network_dim", "lr_warmup", "max_resolution"} <= set(data)
+
+
+DATASET = '[[datasets]]\nresolution = 512\n[[datasets.subsets]]\nimage_dir = "/data/cats"\n'
+
+
+@pytest.mark.skipif("dataset_config" not in Settings.model_fields, reason="a setting that is being declared")
+def test_a_description_of_a_data_set_leaves_the_other_settings_alone(workspace: Path) -> None:
+    file = workspace / "cats.toml"
+    file.write_text(DATASET, encoding="utf-8")
+    now = {"epoch": "7", "dataset_config": ""}
+    values, said = presetbar.load_file(str(file), now)
+    assert values == {"epoch": "7", "dataset_config": str(file)}
+    assert "stays as it was" in said
+
+
+def test_an_uploaded_description_of_a_data_set_is_kept(workspace: Path) -> None:
+    file = workspace / "upload.toml"
+    file.write_text(DATASET, encoding="utf-8")
+    kept = Path(presets.keep_data_set(file)["dataset_config"])
+    assert kept == workspace / "datasets" / "upload.toml"
+    assert kept.read_text(encoding="utf-8") == DATASET
+    assert [path.name for path in kept.parent.iterdir()] == ["upload.toml"]
+
+
+def test_a_file_that_another_one_names_is_read_only_where_the_page_may(
+    workspace: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(paths, "is_allowed", lambda path: Path(path).is_relative_to(workspace))
+    outside = tmp_path_factory.mktemp("outside") / "p.txt"
+    outside.write_text("a secret", encoding="utf-8")
+    file = workspace / "config.toml"
+    file.write_text(f"sample_prompts = '{outside}'", encoding="utf-8")
+    values, said = presetbar.load_file(str(file), {})
+    assert values is not None
+    assert values.get("sample_prompts", "") == ""
+    assert "a secret" not in said
+
+
+def test_loading_leaves_nothing_of_the_preset_before(workspace: Path) -> None:
+    """What the second file does not name is filled with its default, whatever the first one said."""
+    form = Form("train", Settings)
+    with gr.Blocks():
+        for section in SECTIONS:
+            form.draw(section)
+    first, _ = presetbar.load_file(
+        str(presets.save("first", Settings(sdxl=True, max_train_steps=9, reg_data_dir="r"))), {}
+    )
+    second = workspace / "second.json"
+    second.write_text(json.dumps({"LoRA_type": "Standard", "epoch": 3}), encoding="utf-8")
+    values, _ = presetbar.load_file(str(second), first or {})
+    shown = {component.elem_id: value for component, value in form.write(values or {}).items()}
+    assert (shown["train-sdxl"], shown["train-max_train_steps"], shown["train-reg_data_dir"]) == (False, "0", "")
+    assert shown["train-epoch"] == "3"
+    assert len(shown) == len(Settings.model_fields)
+
+
+def test_saving_says_what_the_kohya_gui_cannot_show(workspace: Path) -> None:
+    answer, path = presetbar.save_file("wide", {"network_dim": "600"}, False)
+    assert path is not None
+    assert "Network Rank (Dimension) 600" in answer["say"]
+    answer, _ = presetbar.save_file("usual", {}, False)
+    assert answer["say"] == "Saved usual."

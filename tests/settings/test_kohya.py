@@ -8,10 +8,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from trainer import additional
 from trainer.adapters import ADAPTERS
 from trainer.adapters.arguments import network_args
 from trainer.declare import by_name, validate
-from trainer.settings import Settings
+from trainer.settings import Settings, sd_scripts
 from trainer.settings.kohya import Unreadable, load, read
 
 
@@ -169,17 +170,40 @@ JSON = st.recursive(
     max_leaves=6,
 )
 KEYS = st.sampled_from(
-    [*by_name(Settings), "sdxl", "xformers", "additional_parameters", "network_module", "network_args", "use_8bit_adam"]
+    [*by_name(Settings), *sd_scripts.DEFAULTS, "use_wandb", "not_set", "description", "overwrite_output"]
 )
 
 
 @settings(max_examples=300)
-@given(st.dictionaries(KEYS | st.text(max_size=12), JSON, max_size=6))
-def test_no_object_whatever_makes_the_loader_raise(raw: dict[str, Any]) -> None:
-    report = read(raw)
+@given(st.dictionaries(KEYS | st.text(max_size=12), JSON, max_size=6), st.booleans())
+def test_no_object_whatever_makes_the_loader_raise(raw: dict[str, Any], of_sd_scripts: bool) -> None:
+    report = read(raw, sd_scripts_file=of_sd_scripts)
     again, problems = validate(Settings, report.values)
     assert not problems
     assert again == report.settings
+    named = {item.key for item in (*report.changed, *report.ignored, *report.problems)} | set(report.loaded)
+    assert set(report.values) <= named
+
+
+FLAGS = st.sampled_from([f"--{name}" for name in (*sd_scripts.DEFAULTS, "colour")])
+WORDS = st.sampled_from(
+    ["0", "1e-4", "true", "a=b", "algo=loha", "conv_dim=4", '"x y"', "'", "'a'", "--", "nan", "1e999", "-1"]
+) | st.text(max_size=8)
+
+
+@settings(max_examples=200)
+@given(st.lists(FLAGS | WORDS, max_size=8).map(" ".join))
+def test_no_text_whatever_makes_the_flags_raise(text: str) -> None:
+    report = read({"additional_parameters": text, "LoRA_type": "Standard"})
+    _, problems = validate(Settings, report.values)
+    assert not problems
+    said = [
+        *additional.problems(Settings(additional_parameters=text)),
+        *additional.notes(Settings(additional_parameters=text)),
+    ]
+    assert said or not text.strip()
+    for item in said:
+        assert not item.fix or not validate(Settings, item.fix)[1]
 
 
 def test_the_family_ticks_are_settings() -> None:

@@ -16,6 +16,7 @@ from trainer.declare import Problem, parse, validate, visible
 from trainer.settings import Settings, sd_scripts
 from trainer.settings.loaded import KNOWN, Changed, Ignored, Loaded, Unreadable, label_of
 from trainer.settings.meanings import OLD_VALUES, RENAMED, REWRITES, WHY_IGNORED, is_ours, is_secret, why_ignored
+from trainer.settings.saved import take_back
 
 __all__ = ["KNOWN", "Changed", "Ignored", "Loaded", "Unreadable", "decode", "label_of", "load", "read"]
 
@@ -127,6 +128,7 @@ def read(
     report.description = str(raw.pop("description", "") or "")
     for recognise in RECOGNISERS:
         report.problems += recognise(raw)
+    take_back(raw)
     skipped = OLD_VALUES if is_ours(raw) else set()
     for rewrite in REWRITES:
         if rewrite not in skipped:

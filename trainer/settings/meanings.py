@@ -94,6 +94,8 @@ def _flag(name: str, words: list[str], raw: Raw, report: Loaded) -> None:
     report.changed.append(Changed(key, f"--{name}", raw[key], MOVED))
     if key == "sample_prompts":
         prompts(raw, report)
+    if key == "alpha_mask":
+        masks(raw, report)
 
 
 WINS_OVER = {
@@ -119,6 +121,15 @@ def rates(raw: Raw, report: Loaded) -> None:
     text = raw.get("text_encoder_lr")
     if isinstance(text, str) and "," in text:
         raw["text_encoder_lr"] = [word.strip() for word in text.strip("[]() ").split(",")]
+    for key in ("learning_rate", "unet_lr"):
+        if (
+            isinstance(raw.get(key), str)
+            and len([word for word in raw[key].strip("[]() ").split(",") if number(word)]) > 1
+        ):
+            others = " and ".join(label_of(rate) for rate in ("unet_lr", "text_encoder_lr") if rate != key)
+            message = f"holds several rates; write one here, and others into {others}."
+            report.problems.append(Problem(key, label_of(key), message))
+            raw.pop(key)
     for key in ("text_encoder_lr", "learning_rate", "unet_lr"):
         value = raw.get(key)
         if isinstance(value, list) and value:
@@ -257,14 +268,51 @@ def compiling(raw: Raw, report: Loaded) -> None:
     report.changed.append(Changed("dynamo_backend", f"torch_compile={on}".lower(), raw["dynamo_backend"], why))
 
 
+def trackers(raw: Raw, report: Loaded) -> None:
+    """A tick that became a choice of a list."""
+    if "use_wandb" not in raw:
+        return
+    on = is_on(raw.pop("use_wandb"))
+    if on and not raw.get("log_with"):
+        raw["log_with"] = "wandb"
+        report.changed.append(
+            Changed("log_with", "use_wandb=true", "wandb", f"use_wandb became a choice of {label_of('log_with')}")
+        )
+    else:
+        report.ignored.append(Ignored("use_wandb", f"{label_of('log_with')} says it all" if on else "it was off"))
+
+
 def masks(raw: Raw, report: Loaded) -> None:
-    """What is transparent in a picture is a mask."""
-    if "alpha_mask" in raw and "alpha_mask" not in KNOWN:
-        if is_on(raw["alpha_mask"]):
-            report.change(raw, "alpha_mask", True, "masks are read from the transparency of pictures", "masked_loss")
+    """sd-scripts reads transparency as a mask whether Masked loss is ticked or not."""
+    if is_on(raw.get("alpha_mask")) and not is_on(raw.get("masked_loss")):
+        raw["masked_loss"] = True
+        why = "alpha_mask: masks are read from the transparency of pictures"
+        report.changed.append(Changed("masked_loss", None, True, why))
+
+
+SCHEDULE_NUMBERS = {
+    ("lr_decay_steps", "warmup_stable_decay"): "num_decay_steps",
+    ("lr_scheduler_min_lr_ratio", "warmup_stable_decay"): "min_lr_ratio",
+    ("lr_scheduler_min_lr_ratio", "cosine_with_min_lr"): "min_lr_rate",
+    ("lr_scheduler_timescale", "inverse_sqrt"): "timescale",
+}
+"""(option of sd-scripts, schedule that heeds it) -> its name among the extra arguments."""
+
+
+def schedule_numbers(raw: Raw, report: Loaded) -> None:
+    """Numbers of single schedules are extra arguments here."""
+    schedule = str(raw.get("lr_scheduler", "constant"))
+    for option in dict.fromkeys(option for option, _ in SCHEDULE_NUMBERS):
+        if option not in raw:
+            continue
+        value = raw.pop(option)
+        argument = SCHEDULE_NUMBERS.get((option, schedule))
+        if argument and value not in (None, "", 0):
+            raw["lr_scheduler_args"] = f"{raw.get('lr_scheduler_args') or ''} {argument}={value}".strip()
+            why = f"{option} is an extra argument here"
+            report.changed.append(Changed("lr_scheduler_args", f"{option}={value}", raw["lr_scheduler_args"], why))
         else:
-            raw.pop("alpha_mask")
-            report.ignored.append(Ignored("alpha_mask", "it was off"))
+            report.ignored.append(Ignored(option, f"the schedule {schedule} does not use it"))
 
 
 def text_cache(raw: Raw, report: Loaded) -> None:
@@ -364,11 +412,11 @@ def numbers(raw: Raw, report: Loaded) -> None:
 
 REWRITES: tuple[Rewrite, ...] = (
     additional, renamed, lists, unused_rank, network, unused_alpha, one_part_only, rates, no_rates, seed, optimizer, attention,
-    compiling, masks, text_cache, warm_up, hub_state, prompts, noise_type, numbers,
+    compiling, trackers, masks, text_cache, schedule_numbers, warm_up, hub_state, prompts, noise_type, numbers,
 )  # fmt: skip
 """In the order in which one needs another."""
 
-OLD_VALUES = {unused_rank, unused_alpha, no_rates, seed, prompts, noise_type, numbers}
+OLD_VALUES = {masks, unused_rank, unused_alpha, no_rates, seed, prompts, noise_type, numbers}
 """What the same name and value meant elsewhere: for files that this program has not written."""
 
 
@@ -382,6 +430,8 @@ def is_ours(raw: Mapping[str, Any]) -> bool:
 WHY_IGNORED = {
     "model_list": "the name of the model says it all",
     "save_as_bool": "saved there by accident",
+    "flux1_cache_text_encoder_outputs": sd_scripts.FOR_OTHER_MODELS,
+    "flux1_cache_text_encoder_outputs_to_disk": sd_scripts.FOR_OTHER_MODELS,
     "no_token_padding": "no longer a setting of the Kohya GUI either",
     "persistent_data_loader_workers": "pictures are loaded by threads here",
     "max_data_loader_n_workers": "pictures are loaded by threads here",

@@ -87,7 +87,8 @@ BECOMES: Mapping[str, str] = {
     "network_module": "LoRA_type", "network_args": "LoRA_type", "network_train_unet_only": "text_encoder_lr",
     "network_train_text_encoder_only": "unet_lr", "use_8bit_adam": "optimizer", "use_lion_optimizer": "optimizer",
     "sdpa": "xformers", "torch_compile": "dynamo_backend", "alpha_mask": "masked_loss",
-    "cache_text_encoder_outputs_to_disk": "sdxl_cache_text_encoder_outputs",
+    "cache_text_encoder_outputs_to_disk": "sdxl_cache_text_encoder_outputs", "lr_decay_steps": "lr_scheduler_args",
+    "lr_scheduler_timescale": "lr_scheduler_args", "lr_scheduler_min_lr_ratio": "lr_scheduler_args",
 }  # fmt: skip
 """Options whose meaning is a value of a setting."""
 
@@ -120,6 +121,8 @@ NOT_HERE: Mapping[str, str] = {
     "in_json": "captions are read from text files beside the pictures, not from a JSON file",
     "dataset_class": "code of other programs is not run; put the pictures in folders such as 10_cat",
     "face_crop_aug_range": "faces are not looked for; crop the pictures beforehand",
+    "resize_interpolation": "pictures are shrunk by area and enlarged by Lanczos",
+    "zero_terminal_snr": "the noise schedule stays that of the model",
     "base_weights": "merge those LoRAs into the model first, or go on from one with Network weights",
     "base_weights_multiplier": "merge those LoRAs into the model first, or go on from one with Network weights",
     "fused_backward_pass": "it saves the memory of gradients in full fine-tuning; a LoRA's gradients are small",
