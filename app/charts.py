@@ -89,25 +89,43 @@ def schedule_curve(rates: Sequence[float] | Mapping[str, Sequence[float]], heigh
 
 
 def schedule_plot(settings: Settings, steps: int) -> str:
-    """The learning rate over a run of `steps` steps with these settings; "" when there is nothing to draw."""
+    """The learning rate over a run of `steps` steps with these settings, or why it cannot be drawn; "" for nothing."""
+    from trainer.arguments import parse_arguments
+    from trainer.optimizers import has_own_schedule, ignores_rate
     from trainer.plan import stop_text_encoder_at, warmup
-    from trainer.schedules import factor, span_of
+    from trainer.schedules import function_of, name_of, rate_at, span_of
 
     if steps < 1:
         return ""
-    span = span_of(settings, steps, warmup(settings, steps))
+    try:
+        arguments = parse_arguments(settings.optimizer_args)
+        span = span_of(settings, steps, warmup(settings, steps))
+    except ValueError:  # the sentence stands under the arguments
+        return ""
+    if ignores_rate(settings.optimizer, arguments):
+        return _sentence(f"{settings.optimizer} chooses its own rate; the run shows it.")
+    own = has_own_schedule(settings.optimizer, arguments)
+    if not own and function_of(settings) is None:
+        return _sentence(f"{name_of(settings)} is asked for its rates when the run starts; the run shows them.")
     places = _some(list(range(steps)), MOST_POINTS)
-    shape = [factor(settings.lr_scheduler, place, span) for place in places]
     unet = settings.learning_rate if settings.unet_lr is None else settings.unet_lr
     text = settings.learning_rate if settings.text_encoder_lr is None else settings.text_encoder_lr
     end = stop_text_encoder_at(settings, steps)
-    groups = {"U-Net": [unet * share for share in shape]}
+
+    def over_the_run(rate: float) -> list[float]:
+        return [rate if own else rate_at(settings, place, rate, span) for place in places]
+
+    groups = {"U-Net": over_the_run(unet)}
     if text != unet or end is not None:
         rests = steps if end is None else end
         groups["Text encoder"] = [
-            text * share if place < rests else 0.0 for place, share in zip(places, shape, strict=True)
+            rate if place < rests else 0.0 for place, rate in zip(places, over_the_run(text), strict=True)
         ]
     return schedule_curve(groups)
+
+
+def _sentence(text: str) -> str:
+    return f'<p class="loom-muted">{escape(text)}</p>'
 
 
 def bucket_chart(counts: Mapping[tuple[int, int], int]) -> str:

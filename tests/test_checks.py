@@ -157,10 +157,6 @@ def test_the_processor_picks_what_works_and_says_so(good: dict[str, Any], monkey
 @pytest.mark.parametrize(
     ("values", "sentence"),
     [
-        ({"optimizer": "Prodigy", "learning_rate": 1e-4}, "Learning rate: Prodigy finds the rate itself and expects 1"),
-        ({"learning_rate": 1.0}, "Learning rate: 1 is far too high for AdamW"),
-        ({"optimizer": "Adafactor"}, "Optimizer extra arguments: Adafactor chooses its own rate"),
-        ({"lr_scheduler": "constant"}, "LR warmup (% of steps): the constant schedule has no warm-up"),
         ({"max_train_epochs": 2, "max_train_steps": 9}, "Max train steps: has no effect beside Max train epoch"),
         ({"max_train_steps": 9, "epoch": 3}, "Max train steps: wins over Epoch: the run ends after 9 steps."),
         ({"sample_prompts": "a cat"}, "Sample prompts: no pictures will be made until"),

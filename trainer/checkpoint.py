@@ -24,10 +24,11 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from trainer import formats
+from trainer.arguments import parse_arguments
 from trainer.devices import DTYPES
 from trainer.events import Saved
 from trainer.learner import TEXT, Learner
-from trainer.optimizers import averaged, parse_arguments, part_of
+from trainer.optimizers import averaged, part_of
 from trainer.plan import batches_a_step
 from trainer.report import Failure
 

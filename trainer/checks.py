@@ -3,7 +3,6 @@
 `check` yields what stops a run; `notes` yields what a person should know. Nothing here loads torch or writes anything.
 """
 
-import importlib.util
 import os
 import re
 import shutil
@@ -11,7 +10,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from trainer import additional, machine, processes
+from trainer import additional, learning, machine, processes
 from trainer.declare import Problem, by_name
 from trainer.settings import Settings
 from trainer.settings.publishing import Metadata
@@ -270,25 +269,6 @@ def rates(s: Settings) -> Iterator[Problem]:
         )
 
 
-def optimizer(s: Settings) -> Iterator[Problem]:
-    """Is the optimizer installed, and can its arguments be read?"""
-    from trainer.optimizers import OPTIMIZERS, module_of, parse_arguments, unknown_arguments
-
-    try:
-        complaint = unknown_arguments(s.optimizer, parse_arguments(s.optimizer_args))
-    except ValueError as error:
-        complaint = str(error)
-    if complaint:
-        yield problem("optimizer_args", complaint)
-    module = module_of(s.optimizer)
-    if importlib.util.find_spec(module) is None:
-        others = [name for name in OPTIMIZERS if importlib.util.find_spec(module_of(name)) is not None]
-        fix = {"optimizer": "AdamW"} if "AdamW" in others else None
-        yield problem(
-            "optimizer", f"{s.optimizer} needs the package {module}, which is not installed here.", fix, "Use AdamW"
-        )
-
-
 def precision(s: Settings) -> Iterator[Problem]:
     """Can the graphics card calculate this way? (On the processor it is a note: float32 is used.)"""
     from trainer.hardware import hardware
@@ -304,7 +284,7 @@ def precision(s: Settings) -> Iterator[Problem]:
 
 
 CHECKS: tuple[Check, ...] = (
-    model, weights, pictures, output, resume, hub, of_pictures, timesteps, rates, optimizer, precision,
+    model, weights, pictures, output, resume, hub, of_pictures, timesteps, rates, precision, *learning.PROBLEMS,
     processes.problems, machine.problems, additional.problems,
 )  # fmt: skip
 
@@ -349,49 +329,6 @@ def on_the_processor(s: Settings) -> Iterator[Problem]:
         yield problem(
             "mixed_precision",
             f"{s.mixed_precision} is for graphics cards; on the processor this run uses no (float32).",
-        )
-
-
-def rates_of_their_own(s: Settings) -> Iterator[Problem]:
-    """Optimizers that find the rate themselves want 1 (Mishchenko & Defazio 2023)."""
-    from trainer.optimizers import finds_its_rate, ignores_rate, parse_arguments
-
-    try:
-        arguments = parse_arguments(s.optimizer_args)
-    except ValueError:
-        return
-    if finds_its_rate(s.optimizer) and s.learning_rate < 0.1:
-        fix = {"learning_rate": 1.0, "unet_lr": None, "text_encoder_lr": None}
-        yield problem(
-            "learning_rate",
-            f"{s.optimizer} finds the rate itself and expects 1 here; {s.learning_rate:g} would train almost nothing.",
-            fix,
-            "Use 1",
-        )
-    elif not finds_its_rate(s.optimizer) and max(s.learning_rate, s.unet_lr or 0) >= 0.1:
-        yield problem(
-            "learning_rate",
-            f"{max(s.learning_rate, s.unet_lr or 0):g} is far too high for {s.optimizer}; 1e-4 is usual.",
-            {"learning_rate": 1e-4},
-            "Use 1e-4",
-        )
-    if ignores_rate(s.optimizer, arguments):
-        yield problem(
-            "optimizer_args",
-            f"{s.optimizer} chooses its own rate; "
-            "add scale_parameter=False relative_step=False warmup_init=False to keep yours.",
-        )
-
-
-def warm_up(s: Settings) -> Iterator[Problem]:
-    """The constant schedule has none."""
-    if s.lr_scheduler == "constant" and (s.lr_warmup or s.lr_warmup_steps):
-        key = "lr_warmup_steps" if s.lr_warmup_steps else "lr_warmup"
-        yield problem(
-            key,
-            "the constant schedule has no warm-up; choose constant_with_warmup to have one.",
-            {"lr_scheduler": "constant_with_warmup"},
-            "Use constant_with_warmup",
         )
 
 
@@ -537,7 +474,7 @@ def without_effect(s: Settings) -> Iterator[Problem]:
 
 
 NOTES: tuple[Check, ...] = (
-    config_instead, left_out, on_the_processor, rates_of_their_own, warm_up, which_length, sampling, only_the_last, last_ones,
+    config_instead, left_out, on_the_processor, *learning.NOTES, which_length, sampling, only_the_last, last_ones,
     no_upload, no_place_for_words, two_starts, noise, nothing_masked, without_effect, processes.remarks,
     machine.remarks, additional.notes,
 )  # fmt: skip

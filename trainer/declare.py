@@ -250,11 +250,17 @@ def _number(item: Setting, value: Any) -> float | int:
 
 def nearest(word: str, names: Iterable[str]) -> str:
     """A question that offers the name closest to `word`, or nothing when none is close."""
+    close = closest(word, names)
+    return f"; did you mean {close}?" if close else ""
+
+
+def closest(word: str, names: Iterable[str]) -> str:
+    """The name closest to `word`, "" when none is close."""
     from difflib import get_close_matches
 
     lower = {name.lower(): name for name in names}
     close = get_close_matches(str(word).lower(), lower, n=1, cutoff=0.6)
-    return f"; did you mean {lower[close[0]]}?" if close else ""
+    return lower[close[0]] if close else ""
 
 
 def _shown(value: Any) -> str:

@@ -292,9 +292,9 @@ def tag_frequency(subsets: Iterable["Subset"]) -> dict[str, dict[str, int]]:
 
 def optimizer_name(settings: "Settings") -> str:
     """The optimizer's class by its full name, with its extra arguments in brackets."""
-    from trainer.optimizers import OPTIMIZERS
+    from trainer.optimizers import optimizer_type
 
-    path = OPTIMIZERS[settings.optimizer].path
+    path = optimizer_type(settings.optimizer).path
     arguments = ",".join(settings.optimizer_args.split())
     return f"{path}({arguments})" if arguments else path
 

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
-from trainer import optimizers
+from trainer import optimizers, tabulated
 from trainer.adapters.start import label
-from trainer.optimizers import OPTIMIZERS, knows_one_rate, make_optimizer, module_of, parse_arguments, part_of
+from trainer.arguments import parse_arguments
+from trainer.optimizers import has_own_schedule, knows_one_rate, make_optimizer, optimizer_type, part_of
 from trainer.report import Failure
-from trainer.schedules import factor, span_of
+from trainer.schedules import function_of, rate_at, span_of
 
 if TYPE_CHECKING:
     from trainer.adapters.adapter import Adapter, Group
@@ -33,7 +35,8 @@ class Learner:
         self.scales = {group.name: group.scale for group in groups}
         self.optimizer = self._make({group.name: group.parameters for group in groups}, plan)
         self._check_scales(groups)
-        self.span = span_of(s, plan.steps, plan.warmup_steps)
+        self.set_rates = self._schedule(plan)
+        """Sets the rates for the step after so many steps."""
         # Schedule-free optimizers are in an undefined mode until they are told.
         getattr(self.optimizer, "train", lambda: None)()
         self._say_what_does_not_count({group.part for group in groups}, report)
@@ -53,19 +56,37 @@ class Learner:
             vectors, small = optimizers.lay_out(self.s, groups, self.adapter.rests)
             self._in_vectors = vectors is not groups
             return make_optimizer(self.s, vectors, self.precision.device, plan.warmup_steps, small, self.scales)
+        except optimizers.Unusable as error:
+            raise Failure(f"Optimizer: {error}", "Choose another optimizer, such as AdamW.", "optimizer") from error
         except ValueError as error:
             raise Failure(f"Optimizer extra arguments: {error}", "Correct or empty them.", "optimizer_args") from error
-        except ImportError as error:
-            name = self.s.optimizer
-            reason = f"Optimizer: {name} needs the package {module_of(name)}, which cannot be loaded here ({error})."
-            raise Failure(reason, "Choose another optimizer, such as AdamW.", "optimizer") from error
+
+    def _schedule(self, plan: Plan) -> Callable[[int], None]:
+        s, optimizer = self.s, self.optimizer
+        if self._has_own_schedule or self._chooses_rate:
+            return lambda step: optimizers.set_rates(optimizer, lambda rate: rate)
+        try:
+            if function_of(s) is None:
+                table = tabulated.Tabulated(s, optimizer, plan.steps)
+                return lambda step: table.set(optimizer, step)
+            span = span_of(s, plan.steps, plan.warmup_steps)
+        except tabulated.Unusable as error:
+            raise Failure(f"LR Scheduler type: {error}", "Choose another one, or none.", "lr_scheduler_type") from error
+        except ValueError as error:
+            reason = f"LR scheduler extra arguments: {error}"
+            raise Failure(reason, "Correct or empty them.", "lr_scheduler_args") from error
+        return lambda step: optimizers.set_rates(optimizer, lambda rate: rate_at(s, step, rate, span))
+
+    @property
+    def _has_own_schedule(self) -> bool:
+        return has_own_schedule(self.s.optimizer, parse_arguments(self.s.optimizer_args))
 
     def _say_what_does_not_count(self, parts: set[str], report: Reporter) -> None:
-        s, row = self.s, OPTIMIZERS[self.s.optimizer]
+        s, row = self.s, optimizer_type(self.s.optimizer)
         if self._chooses_rate:
             text = f"{s.optimizer} chooses its own rate; Learning rate and LR Scheduler do not count."
             report.note(text, key="optimizer")
-        if row.averages and s.lr_scheduler != "constant":
+        if self._has_own_schedule and (s.lr_scheduler != "constant" or s.lr_scheduler_type):
             report.note(f"{s.optimizer} has a schedule of its own; LR Scheduler does not count.", key="lr_scheduler")
         asked = {rate for rate in (s.unet_lr, s.text_encoder_lr) if rate is not None}
         if row.finds_rate and len(parts) > 1 and asked - {optimizers.rate_of(s, UNET)}:
@@ -102,11 +123,6 @@ class Learner:
         """What each part learns at."""
         return optimizers.rates(self.optimizer)
 
-    def set_rates(self, step: int) -> None:
-        """The rates for the step after `step` steps."""
-        averages = OPTIMIZERS[self.s.optimizer].averages
-        optimizers.set_rates(self.optimizer, 1.0 if averages else factor(self.s.lr_scheduler, step, self.span))
-
     def backward(self, loss: Tensor) -> None:
         """Add the gradient of `loss` to those that wait for the step."""
         self.precision.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
@@ -117,7 +133,13 @@ class Learner:
         if s.max_grad_norm:
             scaler.unscale_(self.optimizer)
             nn.utils.clip_grad_norm_(self.parameters, s.max_grad_norm)
-        scaler.step(self.optimizer)
+        try:
+            scaler.step(self.optimizer)
+        except (TypeError, ValueError, RuntimeError, AttributeError) as error:
+            if optimizers.is_listed(s.optimizer) or isinstance(error, torch.OutOfMemoryError):
+                raise
+            reason = f"Optimizer: {s.optimizer} cannot take a step here: {str(error).strip() or type(error).__name__}"
+            raise Failure(reason, "Choose another optimizer, such as AdamW.", "optimizer") from error
         scaler.update()
         self.optimizer.zero_grad(set_to_none=not self._in_vectors)
         if s.scale_weight_norms:

@@ -3,19 +3,20 @@
 Nothing here loads torch before `make_optimizer` is called, so that checks and the page can ask questions cheaply.
 """
 
-import ast
 import importlib
 import importlib.util
 import inspect
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cache
-from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
+from trainer import sources
+from trainer.arguments import parse_arguments
+from trainer.declare import closest, nearest
 from trainer.registry import Registry
 
 if TYPE_CHECKING:
@@ -50,6 +51,10 @@ MIN_8BIT_SIZE = 4096
 FUSED = ("cpu", "cuda", "mps", "xpu")
 NESTEROV = {"momentum": 0.9, "nesterov": True}
 
+PREPRINT = "dadaptation.experimental.dadapt_adam_preprint.DAdaptAdamPreprint"
+BASE = "torch.optim.optimizer.Optimizer"
+"""What every optimizer is made of."""
+
 OPTIMIZERS: Registry[OptimizerType] = Registry(
     "optimizer",
     {
@@ -65,33 +70,154 @@ OPTIMIZERS: Registry[OptimizerType] = Registry(
         "Lion8bit": OptimizerType("bitsandbytes.optim.lion.Lion8bit", eight_bit=True),
         "PagedLion8bit": OptimizerType("bitsandbytes.optim.lion.PagedLion8bit", eight_bit=True),
         "Prodigy": OptimizerType("prodigyopt.prodigy.Prodigy", finds_rate=True),
-        "DAdaptation": OptimizerType(
-            "dadaptation.experimental.dadapt_adam_preprint.DAdaptAdamPreprint", finds_rate=True
+        "prodigyplus.ProdigyPlusScheduleFree": OptimizerType(
+            "prodigyplus.prodigy_plus_schedulefree.ProdigyPlusScheduleFree",
+            finds_rate=True, averages=True, elementwise=False,
         ),
+        "DAdaptation": OptimizerType(PREPRINT, finds_rate=True),
+        "DAdaptAdamPreprint": OptimizerType(PREPRINT, finds_rate=True),
         "DAdaptAdam": OptimizerType("dadaptation.dadapt_adam.DAdaptAdam", finds_rate=True),
         "DAdaptAdaGrad": OptimizerType("dadaptation.dadapt_adagrad.DAdaptAdaGrad", finds_rate=True),
         "DAdaptAdan": OptimizerType("dadaptation.dadapt_adan.DAdaptAdan", finds_rate=True),
         "DAdaptAdanIP": OptimizerType("dadaptation.experimental.dadapt_adan_ip.DAdaptAdanIP", finds_rate=True),
         "DAdaptLion": OptimizerType("dadaptation.dadapt_lion.DAdaptLion", finds_rate=True),
+        "DAdaptSGD": OptimizerType("pytorch_optimizer.optimizer.dadapt.DAdaptSGD", finds_rate=True),
+        "bitsandbytes.optim.AdEMAMix8bit": OptimizerType("bitsandbytes.optim.ademamix.AdEMAMix8bit", eight_bit=True),
+        "bitsandbytes.optim.PagedAdEMAMix8bit": OptimizerType(
+            "bitsandbytes.optim.ademamix.PagedAdEMAMix8bit", eight_bit=True
+        ),
+        "pytorch_optimizer.CAME": OptimizerType("pytorch_optimizer.optimizer.came.CAME", elementwise=False),
         "SGDNesterov": OptimizerType("torch.optim.sgd.SGD", NESTEROV, fused=("cpu", "cuda", "mps")),
         "SGDNesterov8bit": OptimizerType("bitsandbytes.optim.sgd.SGD8bit", NESTEROV, eight_bit=True),
         "SGDScheduleFree": OptimizerType("schedulefree.sgd_schedulefree.SGDScheduleFree", averages=True),
     },
-    aliases={"DAdaptAdamPreprint": "DAdaptation"},
-)
+)  # fmt: skip
+
+
+# Any other class.
+
+
+class Unusable(ValueError):
+    """Why an optimizer cannot be used, as a sentence; `instead` is one that can."""
+
+    def __init__(self, sentence: str, instead: str = "AdamW") -> None:
+        super().__init__(sentence)
+        self.instead = instead
+
+
+def optimizer_type(name: str) -> OptimizerType:
+    """The row of a name: of the table, of a class of torch.optim, or of one of any installed package by dotted path.
+
+    What a class of no row is like is read in its source. Raises `Unusable`.
+    """
+    name = name.strip()
+    if name in OPTIMIZERS:
+        row = OPTIMIZERS[name]
+        package = row.path.partition(".")[0]
+        if not sources.is_installed(package):
+            raise Unusable(_not_installed(name, package))
+        return row
+    return _derived(name)
+
+
+@cache
+def _derived(name: str) -> OptimizerType:
+    if not re.fullmatch(r"[A-Za-z_][\w.]*", name, re.ASCII):
+        raise Unusable(f"{name!r} is no optimizer's name; choose one of the list." if name else "choose an optimizer.")
+    path = name if "." in name else f"torch.optim.{name}"
+    try:
+        source = sources.find(path)
+    except sources.Missing as error:
+        raise _missing(name, path, error) from None
+    except sources.NoClass:
+        raise Unusable(f"{name} is not a class.") from None
+    except sources.Unclear:  # only importing it will tell
+        return OptimizerType(path, elementwise=False)
+    same = [row for row in OPTIMIZERS.values() if row.path == source.path and not row.defaults]
+    if same:
+        return same[0]
+    if sources.is_a(source, BASE) is False or source.path == BASE:
+        raise Unusable(f"{name} is not an optimizer (a class made of torch.optim.Optimizer).")
+    _demand_a_plain_step(name, source)
+    takes = _takes(path)
+    first = takes.names[0] if takes and takes.names else "params"
+    if not first.startswith("param"):
+        what = "a model" if "model" in first else "another optimizer"
+        raise Unusable(f"{name} is put around {what} and cannot be chosen here.")
+    averages = bool(sources.method(source, "train") and sources.method(source, "eval"))
+    finds = bool(takes and "d0" in takes.names)
+    return OptimizerType(path, finds_rate=finds, averages=averages, elementwise=False)
+
+
+def _demand_a_plain_step(name: str, source: sources.Source) -> None:
+    """Some optimizers calculate the loss several times in a step; a training step here gives it once."""
+    step = sources.method(source, "step")
+    told = sources.call(step) if step else None
+    raises = bool(step) and re.search(r"if (closure is None|not closure)\b[^\n]*:\s+raise", sources.text(step))
+    if raises or (told and "closure" in told.required):
+        raise Unusable(f"{name} needs the loss several times in a step (a closure), which training here does not give.")
+
+
+def _missing(name: str, path: str, error: sources.Missing) -> Unusable:
+    """A name that leads to no class, with the nearest one that there is."""
+    package, _, word = path.rpartition(".")
+    if error.package:
+        bare = closest(name, OPTIMIZERS)
+        return Unusable(_not_installed(name, error.package), bare or "AdamW")
+    if "." not in name:
+        known = [*OPTIMIZERS, *sources.classes(error.module, BASE)]
+        question = nearest(name, known) or "."
+        return Unusable(f"there is no optimizer {name}{question}", closest(name, known) or "AdamW")
+    if error.module != package:
+        return Unusable(f"there is no {package}.", "AdamW")
+    known = list(sources.classes(package, BASE))
+    close, question = closest(word, known), nearest(word, known) or "."
+    return Unusable(f"{package} has no class {word}{question}", f"{package}.{close}" if close else "AdamW")
+
+
+def _not_installed(name: str, package: str) -> str:
+    if importlib.util.find_spec(package) is not None and not sources.is_installed(package):
+        return f"{name} is not of a package that was installed with pip; only these are used."
+    return (
+        f"{name} needs the package {package}, which is not installed here; "
+        f"install it with: pip install {PIP.get(package, package.replace('_', '-'))}"
+    )
+
+
+PIP = {"prodigyplus": "prodigy-plus-schedule-free"}
+"""What pip calls a package, where that is another name."""
 
 
 # Questions that checks and the page ask.
 
 
-def module_of(name: str) -> str:
-    """The package that an optimizer needs."""
-    return OPTIMIZERS[name].path.partition(".")[0]
+def complaint(name: str) -> "Unusable | None":
+    """Why an optimizer cannot be used, if so."""
+    try:
+        optimizer_type(name)
+    except Unusable as error:
+        return error
+    return None
+
+
+def is_listed(name: str) -> bool:
+    """Whether an optimizer is one of the table, and so tried and tested."""
+    return name.strip() in OPTIMIZERS
 
 
 def finds_its_rate(name: str) -> bool:
     """Whether the optimizer estimates the learning rate and wants 1 from the user."""
-    return OPTIMIZERS[name].finds_rate
+    return complaint(name) is None and optimizer_type(name).finds_rate
+
+
+def has_own_schedule(name: str, arguments: Mapping[str, Any]) -> bool:
+    """Whether it averages instead of lowering the rate (Defazio et al. 2024), so that no LR scheduler counts."""
+    return complaint(name) is None and optimizer_type(name).averages and arguments.get("use_schedulefree", True)
+
+
+def warms_up(name: str) -> bool:
+    """Whether an optimizer with a schedule of its own knows a warm-up."""
+    return "warmup_steps" in (argument_names(name) or ())
 
 
 def knows_one_rate(name: str, arguments: Mapping[str, Any]) -> bool:
@@ -101,75 +227,40 @@ def knows_one_rate(name: str, arguments: Mapping[str, Any]) -> bool:
 
 def ignores_rate(name: str, arguments: Mapping[str, Any]) -> bool:
     """Whether the learning rate counts for nothing (Shazeer & Stern 2018, section 8: relative step size)."""
-    return OPTIMIZERS.name(name) == "Adafactor" and bool(arguments.get("relative_step", True))
+    same = complaint(name) is None and optimizer_type(name) is OPTIMIZERS["Adafactor"]
+    return same and bool(arguments.get("relative_step", True))
+
+
+def argument_names(name: str) -> tuple[str, ...] | None:
+    """The names of the extra arguments an optimizer takes, read from its source; None when that cannot be told."""
+    takes = _takes(optimizer_type(name).path) if complaint(name) is None else None
+    if takes is None or takes.takes_more:
+        return None
+    return tuple(word for word in takes.names[1:] if word != "lr")
 
 
 @cache
-def argument_names(name: str) -> tuple[str, ...] | None:
-    """The names of the extra arguments an optimizer takes, read from its source; None when that cannot be found."""
-    package, *middle, class_name = OPTIMIZERS[name].path.split(".")
-    spec = importlib.util.find_spec(package)
-    if spec is None or not spec.submodule_search_locations:
+def _takes(path: str) -> sources.Call | None:
+    try:
+        made = sources.method(sources.find(path), "__init__")
+    except LookupError:
         return None
-    source = Path(spec.submodule_search_locations[0], *middle).with_suffix(".py")
-    if not source.is_file():
-        return None
-    classes = [node for node in ast.parse(source.read_bytes()).body if isinstance(node, ast.ClassDef)]
-    for node in classes:
-        for method in node.body:
-            if node.name == class_name and isinstance(method, ast.FunctionDef) and method.name == "__init__":
-                names = [item.arg for item in (*method.args.args, *method.args.kwonlyargs)]
-                return tuple(word for word in names if word not in ("self", "params", "lr"))
-    return None
+    return sources.call(made) if made else None
 
 
-def unknown_arguments(name: str, arguments: Mapping[str, Any]) -> str:
-    """A sentence about arguments that the optimizer does not take, "" when it takes them all."""
+def wrong_arguments(name: str, arguments: Mapping[str, Any]) -> str:
+    """A sentence about arguments that the optimizer does not take, or needs and has not; "" when all is well."""
+    if complaint(name) is not None:
+        return ""
+    if "lr" in arguments:
+        return "the learning rate has fields of its own; take lr out of the extra arguments."
     known = argument_names(name)
     wrong = [word for word in arguments if known is not None and word not in known]
-    if not wrong:
-        return ""
-    if "lr" in wrong:
-        return "the learning rate has fields of its own; take lr out of the extra arguments."
-    return f"{name} has no argument {wrong[0]!r}; it takes {', '.join(known or ())}."
-
-
-NAME = re.compile(r"""(?:^|(?<=[\s,;"']))([A-Za-z_]\w*)\s*=(?!=)\s*""")
-WORDS = {"true": True, "false": False, "none": None}
-
-
-def parse_arguments(text: str) -> dict[str, Any]:
-    """`name=value` pairs in any spelling people use: quoted or not, separated by spaces, commas or lines.
-
-    Values are numbers, True/False/None, words, and lists of these: `weight_decay=0.1 "betas=0.9,0.99" fused=true`.
-    Only literals are read, nothing is evaluated. Raises `ValueError` with a sentence that says where it stopped.
-    """
-    found = list(NAME.finditer(text))
-    lead = text[: found[0].start()] if found else text
-    if lead.strip(" \t\r\n,;\"'"):
-        raise ValueError(f"{lead.strip()!r} is not a name=value pair; write it like weight_decay=0.1.")
-    arguments: dict[str, Any] = {}
-    for place, match in enumerate(found):
-        end = found[place + 1].start() if place + 1 < len(found) else len(text)
-        name = match[1]
-        if name in arguments:
-            raise ValueError(f"{name} is given twice.")
-        arguments[name] = _value(name, text[match.end() : end])
-    return arguments
-
-
-def _value(name: str, text: str) -> Any:
-    word = text.strip(" \t\r\n,;\"'")
-    if word.lower() in WORDS:
-        return WORDS[word.lower()]
-    try:
-        value = ast.literal_eval(re.sub(r"\b(true|false|none)\b", lambda found: found[1].capitalize(), word))
-    except (ValueError, SyntaxError, MemoryError, RecursionError):
-        if re.fullmatch(r"[A-Za-z][\w.-]*", word):
-            return word
-        said = f"{word!r} is not a value" if word else "the value is missing"
-        raise ValueError(f"{said} for {name}; write it like {name}=0.1 or {name}=0.9,0.99.") from None
-    return tuple(value) if isinstance(value, list) else value
+    if wrong:
+        return f"{name} has no argument {wrong[0]!r}; it takes {', '.join(known or ())}."
+    takes = _takes(optimizer_type(name).path)
+    needed = [word for word in takes.required[1:] if word not in ("lr", *arguments)] if takes else []
+    return f"{name} needs {' and '.join(needed)}; write {needed[0]}=… here." if needed else ""
 
 
 # Making and using one.
@@ -187,18 +278,17 @@ def make_optimizer(
 
     A group's `rate` is what the user set for its part times its number in `scales`, and its `lr` what a schedule made
     of it. `warmup_steps` are for optimizers with a schedule of their own, `small` is as `lay_out` gives it. Raises
-    `ValueError` with a sentence about the extra arguments, `ImportError` when the package is missing.
+    `Unusable` about the optimizer, `ValueError` about its extra arguments, both with a sentence.
     """
-    row, arguments = OPTIMIZERS[s.optimizer], parse_arguments(s.optimizer_args)
-    complaint = unknown_arguments(s.optimizer, arguments)
+    row, arguments = optimizer_type(s.optimizer), parse_arguments(s.optimizer_args)
+    complaint = wrong_arguments(s.optimizer, arguments)
     if complaint:
         raise ValueError(complaint)
-    module, _, class_name = row.path.rpartition(".")
-    kind = getattr(importlib.import_module(module), class_name)
+    kind = load(s.optimizer, row.path)
     options = {**row.defaults, **arguments}
     if device.type in row.fused and not {"fused", "foreach"} & set(arguments):
         options["fused"] = True
-    if row.averages and "warmup_steps" in (argument_names(s.optimizer) or ()):
+    if row.averages and warms_up(s.optimizer):
         options.setdefault("warmup_steps", warmup_steps)
     rates = {name: rate_of(s, name) * scales.get(name, 1.0) for name in groups}
     lists = [
@@ -213,11 +303,27 @@ def make_optimizer(
         options["lr"] = max(rates.values())
     try:
         optimizer: torch.optim.Optimizer = kind(lists, **options)
-    except (TypeError, ValueError, AssertionError) as error:
-        raise ValueError(f"{s.optimizer} does not accept {s.optimizer_args or 'these rates'}: {error}") from error
+    except Exception as error:  # whatever a class of any package raises
+        raise ValueError(
+            f"{s.optimizer} does not accept {s.optimizer_args or 'these rates and weights'}: {error}"
+        ) from error
     if row.eight_bit:
         keep_in_32_bits(small)
     return optimizer
+
+
+def load(name: str, path: str) -> "type[torch.optim.Optimizer]":
+    """Import the class that a path names; raises `Unusable`."""
+    from torch.optim import Optimizer
+
+    module, _, class_name = path.rpartition(".")
+    try:
+        kind = getattr(importlib.import_module(module), class_name)
+    except Exception as error:  # a package that is broken, or built for another machine
+        raise Unusable(f"{name} cannot be loaded here ({error}).") from error
+    if not (isinstance(kind, type) and issubclass(kind, Optimizer)):
+        raise Unusable(f"{name} is not an optimizer (a class made of torch.optim.Optimizer).")
+    return kind
 
 
 def lay_out(s: "Settings", groups: "Groups", rests: bool = False) -> "tuple[Groups, list[torch.nn.Parameter]]":
@@ -229,7 +335,7 @@ def lay_out(s: "Settings", groups: "Groups", rests: bool = False) -> "tuple[Grou
     """
     from trainer.flat import by_size, flatten
 
-    row = OPTIMIZERS[s.optimizer]
+    row = optimizer_type(s.optimizer)
     if not row.elementwise or rests:
         return groups, []
     least = int(parse_arguments(s.optimizer_args).get("min_8bit_size", MIN_8BIT_SIZE)) if row.eight_bit else 0
@@ -269,11 +375,11 @@ def part_of(group: str) -> str:
     return group.partition(" ")[0]
 
 
-def set_rates(optimizer: "torch.optim.Optimizer", factor: float) -> None:
-    """Let every group learn at `factor` times its rate. An optimizer that chooses its own (lr None) is left alone."""
+def set_rates(optimizer: "torch.optim.Optimizer", now: "Callable[[float], float]") -> None:
+    """Let every group learn at what `now` makes of its rate; who chooses its own (a relative step) is left alone."""
     for group in optimizer.param_groups:
         if not group.get("relative_step"):
-            group["lr"] = group["rate"] * factor
+            group["lr"] = now(group["rate"])
 
 
 def rates(optimizer: "torch.optim.Optimizer") -> dict[str, float]:

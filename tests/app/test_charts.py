@@ -129,6 +129,31 @@ def test_the_text_encoder_has_a_line_of_its_own_where_it_differs() -> None:
     assert [height > 0 for height in heights] == [True] * 100 + [False] * 100
 
 
+def test_the_schedule_is_drawn_with_its_arguments() -> None:
+    plain = charts.schedule_plot(Settings(lr_scheduler="cosine_with_min_lr"), 100)
+    floor = charts.schedule_plot(Settings(lr_scheduler="cosine_with_min_lr", lr_scheduler_args="min_lr_rate=0.5"), 100)
+    assert "to 1e-5" in (parsed(plain).findtext("desc") or "")
+    assert "to 5e-5" in (parsed(floor).findtext("desc") or "")
+    annealing = charts.schedule_plot(Settings(lr_scheduler_type="CosineAnnealingLR", lr_scheduler_args="T_max=25"), 101)
+    heights = [1000 - y for _, y in line(annealing, "loom-bold loom-group-0")]
+    assert [heights[place] > 900 for place in (0, 25, 50, 75, 100)] == [True, False, True, False, True]
+
+
+def test_what_cannot_be_drawn_is_said_in_its_place() -> None:
+    """PyTorch would have to be loaded to ask the class, and the page loads none."""
+    by_class = charts.schedule_plot(Settings(lr_scheduler_type="StepLR", lr_scheduler_args="step_size=3"), 100)
+    assert (
+        by_class == '<p class="loom-muted">StepLR is asked for its rates when the run starts; the run shows them.</p>'
+    )
+    assert "Adafactor chooses its own rate" in charts.schedule_plot(Settings(optimizer="Adafactor"), 100)
+    assert charts.schedule_plot(Settings(lr_scheduler_args="min_lr="), 100) == ""
+
+
+def test_an_optimizer_with_a_schedule_of_its_own_has_a_straight_line() -> None:
+    svg = charts.schedule_plot(Settings(optimizer="AdamWScheduleFree", lr_scheduler="cosine"), 50)
+    assert len({y for _, y in line(svg, "loom-bold loom-group-0")}) == 1
+
+
 def test_no_steps_no_schedule() -> None:
     assert charts.schedule_plot(Settings(), 0) == ""
     assert charts.schedule_curve([]) == ""

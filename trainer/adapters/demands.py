@@ -137,7 +137,8 @@ def _layouts(s: Settings) -> list[of_blocks.Layout]:
 
 def one_rate(s: Settings) -> Iterator[Problem]:
     """An optimizer that finds the rate knows one for everything."""
-    from trainer.optimizers import knows_one_rate, parse_arguments
+    from trainer.arguments import parse_arguments
+    from trainer.optimizers import knows_one_rate
 
     try:
         if not knows_one_rate(s.optimizer, parse_arguments(s.optimizer_args)):

@@ -7,6 +7,9 @@ from trainer.declare import Section, setting
 from trainer.optimizers import OPTIMIZERS
 from trainer.schedules import SCHEDULES
 
+CYCLIC = ("cosine_with_restarts", "cosine_with_min_lr", "warmup_stable_decay")
+"""Schedules that make waves."""
+
 
 class Duration(Section):
     """How much is trained, and how often the file is saved on the way."""
@@ -62,6 +65,14 @@ class Rates(Section):
     lr_scheduler: str = setting(
         "cosine", "LR Scheduler", "How the rate changes over the run; the plot shows it.", choices=SCHEDULES
     )
+    lr_scheduler_type: str = setting(
+        "", "LR Scheduler type", "A scheduler class of PyTorch by its name, or of any package by its dotted path; it wins over LR Scheduler. Usually empty.",
+        choices=("", "CosineAnnealingLR"), custom=True, advanced=True,
+    )  # fmt: skip
+    lr_scheduler_args: str = setting(
+        "", "LR scheduler extra arguments", "name=value, several separated by spaces, such as min_lr_rate=0.05 or T_max=1000 eta_min=1e-5.",
+        kind="lines", advanced=True,
+    )  # fmt: skip
     lr_warmup: float = setting(
         10.0, "LR warmup (% of steps)", "The rate rises from zero over this share of the run.", ge=0, le=100, step=1
     )
@@ -70,15 +81,16 @@ class Rates(Section):
     )
     lr_scheduler_num_cycles: float = setting(
         1.0, "LR number of cycles", "How many waves the cosine schedules make.", gt=0, soft_max=20,
-        when={"lr_scheduler": ("cosine_with_restarts", "cosine_with_min_lr")}, kohya=("lr_num_cycles",),
+        when={"lr_scheduler": CYCLIC}, kohya=("lr_num_cycles",),
     )  # fmt: skip
     lr_scheduler_power: float = setting(
         1.0, "LR power", "Bend of the polynomial schedule: 1 is a straight line, 2 falls early.", ge=0, soft_max=10, step=0.01,
         when={"lr_scheduler": "polynomial"}, kohya=("lr_power",),
     )  # fmt: skip
     optimizer: str = setting(
-        "AdamW8bit", "Optimizer", "AdamW8bit saves memory; AdamW is exact; Prodigy finds the rate itself (set the rate to 1).",
-        choices=OPTIMIZERS,
+        "AdamW8bit", "Optimizer",
+        "AdamW8bit saves memory; AdamW is exact; Prodigy finds the rate itself (set the rate to 1). Any other class by its dotted path.",
+        choices=OPTIMIZERS, custom=True,
     )  # fmt: skip
     optimizer_args: str = setting(
         "", "Optimizer extra arguments", "name=value, several separated by spaces, such as weight_decay=0.1 betas=0.9,0.99.",
