@@ -12,7 +12,7 @@ from typing import Any
 import gradio as gr
 from gradio.components import Component
 
-from app import paths
+from app import paths, states
 from trainer.declare import Section, Setting, settings_of
 
 Answer = Mapping[str, Any]
@@ -94,7 +94,8 @@ class Form:
             return check(data) if check else {}
 
         def browse(data: dict[str, Any]) -> Answer:
-            return paths.listing(str(data.get("path") or ""), str(data.get("kind") or "folder"))
+            path, kind = str(data.get("path") or ""), str(data.get("kind") or "folder")
+            return states.listing(path, str(data.get("near") or "")) if kind == "state" else paths.listing(path, kind)
 
         names = list(self.inputs)
         self.bridge = gr.HTML(

@@ -10,13 +10,15 @@ from pathlib import Path
 from typing import Any
 
 from trainer.data import config
-from trainer.declare import Problem, Section, Setting, settings_of
+from trainer.declare import PATHS, Problem, Section, Setting, settings_of
 from trainer.workspace import workspace
 
 MODELS = (".safetensors", ".ckpt", ".pt")
 PRESETS = (".json", ".toml")
 IMAGES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".avif")
 REPEATED = re.compile(r"\d+_.+")
+FOLDERS = ("folder", "state")
+"""Kinds of settings that are folders, whether they are there or not."""
 MOST = 2000
 """Entries of a folder that are listed; more do not help anybody."""
 
@@ -49,8 +51,8 @@ def problems(settings: type[Section], values: Mapping[str, Any]) -> Iterator[Pro
     """A problem for each path among `values` that points out of the folders the page may use."""
     for item in settings_of(settings):
         value = values.get(item.name)
-        if item.about.kind in ("folder", "file", "config") and isinstance(value, str) and value.strip():
-            looks_like_path = item.about.kind == "folder" or Path(value).expanduser().exists()
+        if item.about.kind in PATHS and isinstance(value, str) and value.strip():
+            looks_like_path = item.about.kind in FOLDERS or Path(value).expanduser().exists()
             if looks_like_path and not is_allowed(value):
                 roots = " or ".join(map(str, allowed_roots()))
                 yield Problem(item.name, item.label, f"this page may only use folders inside {roots}; see --allow.")

@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 
 from benchmarks import choices, gpu
+from benchmarks.gpu import make_model
+from benchmarks.resident import held
 from trainer import storage
 
 
@@ -29,6 +31,20 @@ def test_a_row_that_cannot_run_says_why() -> None:
     assert gpu.line(1.0, failed).strip() == "RuntimeError: no such kernel"
     told = subprocess.CompletedProcess([], 0, json.dumps({"failed": "There was not enough memory."}), "")
     assert gpu.line(1.0, told).strip() == "There was not enough memory."
+
+
+@pytest.mark.parametrize("family", ["sd15", "sdxl"])
+def test_lowvram_and_fp8_leave_less_on_the_card(family: str, tmp_path: Path) -> None:
+    """Counted: with lowvram only what one layer needs is there at a time, with fp8 base half, with highvram all."""
+    model = make_model(tmp_path, family, tiny=True)
+    plain, high, small, low = (
+        held(model, family, values) for values in ({}, {"highvram": True}, {"fp8_base": True}, {"lowvram": True})
+    )
+    assert plain[1:] == (0, 0)
+    assert high[0] == plain[0] < high[0] + high[2]
+    assert small[0] < 0.75 * plain[0]
+    assert 0 < small[1] < plain[0]
+    assert low[0] + low[1] < 0.5 * plain[0]
 
 
 def test_every_row_is_of_real_settings() -> None:

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from trainer import formats
+from trainer import formats, states
 from trainer.arguments import parse_arguments
 from trainer.devices import DTYPES
 from trainer.events import Saved
@@ -42,9 +42,7 @@ if TYPE_CHECKING:
     from trainer.settings import Settings
 
 FORMAT = 1
-MODEL, OPTIMIZER, PROGRESS = "model.safetensors", "optimizer.bin", "train_state.json"
-STATE = "-state"
-"""The ending of a state folder's name."""
+MODEL, OPTIMIZER = "model.safetensors", "optimizer.bin"
 
 PAUSE = 10.0
 """Seconds between two states for emergencies, at least."""
@@ -236,7 +234,7 @@ class Saver:
 
     def state(self, progress: Progress, ending: str = "") -> Path:
         """Write a state beside the LoRA of the same ending."""
-        name = f"{self.s.output_name}{ending}{STATE}"
+        name = f"{self.s.output_name}{ending}{states.ENDING}"
         path = self._somewhere(lambda folder: self._write_state(folder / name, progress))
         self._say(progress, path, "state", _size(path))
         return path
@@ -254,7 +252,7 @@ class Saver:
         now = time.monotonic()
         older = self._autosaves()
         try:
-            name = f"{self.s.output_name}{of_step(progress.step)}{STATE}"
+            name = f"{self.s.output_name}{of_step(progress.step)}{states.ENDING}"
             path = self._write_state(self.report.state / name, progress)
         except Failure as failure:
             self.report.note(f"{failure.reason} The state for emergencies was not saved.", "warning")
@@ -273,7 +271,7 @@ class Saver:
             shutil.rmtree(folder, ignore_errors=True)
 
     def _autosaves(self) -> list[Path]:
-        return list(self.report.state.glob(f"*{STATE}"))
+        return list(self.report.state.glob(f"*{states.ENDING}"))
 
     def _somewhere(self, write: Any) -> Path:
         try:
@@ -296,7 +294,7 @@ class Saver:
                 torch.save({"optimizer": optimizer.state_dict(), "scaler": scaler.state_dict()}, file)
                 file.flush()
                 os.fsync(file.fileno())
-            (temporary / PROGRESS).write_text(json.dumps(self._about(progress), indent=1), encoding="utf-8")
+            (temporary / states.PROGRESS).write_text(json.dumps(self._about(progress), indent=1), encoding="utf-8")
             _replace_folder(temporary, path)
         except (OSError, RuntimeError) as error:  # torch reports a full disk as a RuntimeError
             shutil.rmtree(temporary, ignore_errors=True)
@@ -387,11 +385,8 @@ class State:
 def open_state(folder: str | Path) -> State:
     """Find out what a state folder holds; raises `Failure` with a sentence when it is none, or not of this program."""
     path = Path(folder).expanduser()
-    try:
-        about = json.loads((path / PROGRESS).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        about = None
-    if not isinstance(about, dict) or about.get("program") != formats.PROGRAM:
+    about = states.about(path)
+    if about is None or about.get("program") != formats.PROGRAM:
         raise _refused(f"{path} is not a training state of this program.", "Choose a folder whose name ends in -state.")
     if about.get("format") != FORMAT:
         raise _refused(f"{path.name} was saved by another version of this program.", "Use that version, or start anew.")
@@ -410,12 +405,13 @@ def check_state(state: State, s: Settings, model: Model, learner: Learner, plan:
     mine = fingerprint(model)
     if base["weights"] != mine and base["weights"].partition(":")[0] == mine.partition(":")[0]:
         raise _refused(f"{name} was trained on another model, {base['name']}.", "Choose that model, or start anew.")
+    _check_parts(name, about["parts"], learner.parts)
     labels = {"type": "LoRA type", "dim": "Network Rank (Dimension)", "alpha": "Network Alpha", "modules": "layers"}
     for key, label in labels.items():
         if saved[key] != own[key]:
             raise _refused(
                 f"{name} holds a LoRA with {label} {saved[key]}; it is {own[key]} here.",
-                f"Set {label} to {saved[key]}, or start anew." if key != "modules" else "Start anew.",
+                f"Set {label} to {saved[key]}, or start anew." if key != "modules" else OTHER_LAYERS,
             )
     _check_groups(name, about["parts"], learner.parts)
     if about["optimizer"] != s.optimizer:
@@ -430,13 +426,18 @@ def check_state(state: State, s: Settings, model: Model, learner: Learner, plan:
         )
 
 
+OTHER_LAYERS = "Set the rates of U-Net and text encoder and what decides the layers as they were, or start anew."
+
+
+def _check_parts(name: str, saved: Sequence[str], own: Sequence[str]) -> None:
+    resting = {part_of(group) for group in saved} - {part_of(group) for group in own}
+    if resting:
+        raise _refused(f"{name} trained parts that have rate 0 here: {', '.join(resting)}.", "Give them a rate again.")
+
+
 def _check_groups(name: str, saved: Sequence[str], own: Sequence[str]) -> None:
     """The text encoder may have come to rest before the state was saved; all else must be as it was."""
-    parts, mine = ({part_of(group) for group in groups} for groups in (saved, own))
-    if parts - mine:
-        raise _refused(
-            f"{name} trained parts that have rate 0 here: {', '.join(parts - mine)}.", "Give them a rate again."
-        )
+    parts = {part_of(group) for group in saved}
     if list(saved) != [group for group in own if part_of(group) in parts]:
         raise _refused(
             f"{name} was saved with other LoRA+ ratios or weights of blocks: its rates are {', '.join(saved)}.",

@@ -14,6 +14,7 @@ from trainer import additional, learning, machine, processes
 from trainer.declare import Problem, by_name
 from trainer.settings import Settings
 from trainer.settings.publishing import Metadata
+from trainer.states import ENDING, PROGRESS
 
 if TYPE_CHECKING:
     from trainer.data.dataset import Dataset, Picture
@@ -168,13 +169,13 @@ def resume(s: Settings) -> Iterator[Problem]:
     folder = Path(s.resume).expanduser()
     if not folder.is_dir():
         yield problem("resume", f"there is no folder {s.resume}.", {"resume": ""}, "Start from the beginning")
-    elif not (folder / "train_state.json").is_file():
-        inner = sorted(path.parent for path in folder.glob("*-state/train_state.json"))
+    elif not (folder / PROGRESS).is_file():
+        inner = sorted(path.parent for path in folder.glob(f"*{ENDING}/{PROGRESS}"))
         fix = {"resume": str(inner[-1])} if inner else None
         label = f"Use {inner[-1].name}" if inner else ""
         yield problem(
             "resume",
-            f"{s.resume} is not a state folder; its name ends in -state and it holds train_state.json.",
+            f"{s.resume} is not a state folder; its name ends in {ENDING} and it holds {PROGRESS}.",
             fix,
             label,
         )

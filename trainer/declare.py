@@ -41,6 +41,10 @@ class About:
     kind: str = ""
 
 
+PATHS = ("folder", "file", "config", "state")
+"""Kinds of settings that are paths: a folder, a file, a file of tables, the folder of a training state."""
+
+
 def setting(
     default: Any,
     label: str,
@@ -64,8 +68,7 @@ def setting(
 
     `choices` is anything that iterates over names (a registry too); with `custom=True` other values are allowed.
     `when={"LoRA_type": ("Standard", "Kohya LoCon")}` shows the setting only while every named setting has (one of) the
-    given value(s). `soft_max` limits a slider, never the value. `kind` is "folder", "file", "config" (a file
-    of tables) or "lines" (several lines).
+    given value(s). `soft_max` limits a slider, never the value. `kind` is one of `PATHS` or "lines" (several lines).
     """
     about = About(label, help, choices, custom, when, step, soft_max, advanced, secret, kohya, kind)
     return Field(default, ge=ge, gt=gt, le=le, lt=lt, json_schema_extra={"about": about})  # type: ignore[dict-item]

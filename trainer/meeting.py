@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import psutil
 
-from trainer.declare import settings_of
+from trainer.declare import PATHS, settings_of
 from trainer.flags import KNOWN, Launch
 from trainer.report import Failure, Stopped
 
@@ -244,7 +244,7 @@ class Meeting:
 def alike(s: Settings) -> dict[str, Any]:
     """The settings that all machines must have in common: all but places and what this machine has to itself."""
     own = {"machine_rank", "gpu_ids", "extra_accelerate_launch_args", "num_cpu_threads_per_process", "output_name"}
-    places = {item.name for item in settings_of(type(s)) if item.about.kind in ("file", "folder")}
+    places = {item.name for item in settings_of(type(s)) if item.about.kind in PATHS}
     return {key: value for key, value in s.public().items() if key not in own | places}
 
 

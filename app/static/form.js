@@ -69,7 +69,7 @@ window.loom = (() => {
     if (["int", "float"].includes(field.type) && input.type !== "radio") input.inputMode = "decimal";
     node.append(resetter(form, key));
     if (field.range) strip(form, key, input);
-    if (["folder", "file", "config"].includes(field.kind)) browseButton(form, key, input);
+    if (["folder", "file", "config", "state"].includes(field.kind)) browseButton(form, key, input);
   }
 
   function resetter(form, key) {
@@ -98,7 +98,7 @@ window.loom = (() => {
     button.addEventListener("click", (event) => {
       event.preventDefault();
       loom.pick({
-        kind: field.kind, path: String(form.values[key]), title: field.label, server: form.server, back: button,
+        kind: field.kind, path: String(form.values[key]), near: String(form.values.output_dir ?? ""), title: field.label, server: form.server, back: button,
         chosen: (path) => apply(form.name, { [key]: path }),
       });
     });

@@ -11,7 +11,7 @@
     dialog.dataset.kind = wanted.kind;
     dialog.showModal();
     const here = /^(~|[a-z]:)?[\\/]|^~$/i.test(wanted.path.trim()) ? wanted.path : "";
-    go(here || recall(`loom.place.${wanted.kind}`) || "");
+    go(here || (wanted.kind === "state" ? "" : recall(`loom.place.${wanted.kind}`) || ""));
   };
 
   function build() {
@@ -54,7 +54,7 @@
     const wanted = request;
     let answer;
     try {
-      answer = await wanted.server.browse({ path, kind: wanted.kind });
+      answer = await wanted.server.browse({ path, kind: wanted.kind, near: wanted.near || "" });
     } catch {
       answer = { ...(shown || { path, parent: "", places: [], entries: [] }), error: "The program does not answer. Is it still running?" };
     }
@@ -74,8 +74,9 @@
       return button;
     }));
     const rows = shown.entries.map(row);
-    part(".loom-entries").replaceChildren(...(rows.length ? rows : [element("li", { className: "is-empty", textContent: request.kind === "folder" ? "No folders in here." : "Nothing to choose in here." })]));
-    part(".loom-choose").hidden = request.kind === "config" || (request.kind === "file" && !shown.model);
+    part(".loom-entries").replaceChildren(...(rows.length ? rows : [element("li", { className: "is-empty", textContent: ["folder", "state"].includes(request.kind) ? "No folders in here." : "Nothing to choose in here." })]));
+    part(".loom-choose").hidden = request.kind === "config" || (request.kind === "file" && !shown.model) || (request.kind === "state" && !shown.state);
+    part(".loom-choose").textContent = request.kind === "state" ? "Choose this state" : "Choose this folder";
     part(".loom-contents").textContent = contents();
     if (!typed) (rows[0]?.firstChild || part(".loom-picker-path")).focus();
   }
@@ -85,7 +86,8 @@
       element("span", { className: entry.file ? "is-file" : "is-folder", textContent: entry.name }));
     if (entry.repeats) button.append(element("small", { textContent: `shown ${parseInt(entry.name, 10)} times per epoch` }));
     if (entry.file) button.append(element("small", { textContent: size(entry.bytes) }));
-    button.onclick = () => (entry.file ? choose(entry.path) : go(entry.path));
+    if (entry.state) button.append(element("small", { textContent: entry.state }));
+    button.onclick = () => (entry.file || entry.state ? choose(entry.path) : go(entry.path));
     return element("li", {}, button);
   }
 
@@ -99,7 +101,7 @@
 
   function choose(path) {
     const slash = Math.max(path.lastIndexOf("/"), path.lastIndexOf("\\"));
-    remember(`loom.place.${request.kind}`, request.kind === "folder" ? path : path.slice(0, slash) || path);
+    remember(`loom.place.${request.kind}`, ["folder", "state"].includes(request.kind) ? path : path.slice(0, slash) || path);
     request.chosen(path);
     dialog.close();
   }

@@ -16,7 +16,7 @@ from tests.adapters.judges import READERS, Refused
 from tests.adapters.made import drawn, read, taught
 from tests.tiny import tiny_model
 from trainer import formats
-from trainer.adapters import readers_of
+from trainer.adapters import ADAPTERS, readers_of
 from trainer.models import Model
 from trainer.settings import Settings
 
@@ -53,6 +53,7 @@ def case(type: str, words: str = "", families: tuple[str, ...] = ("sd15", "sdxl"
     return Case(type, words, tuple(options.items()), families)
 
 
+TYPES = list(ADAPTERS)
 ALL = tuple(FAMILIES)
 ONE, XL = ("sd15",), ("sdxl",)
 CASES = (
@@ -87,7 +88,16 @@ CASES = (
     case("LyCORIS/Native Fine-Tuning"),
     case("LyCORIS/Native Fine-Tuning", "norms", XL, train_norm=True),
 )  # fmt: skip
-PLACES = [(row, family) for row in CASES for family in row.families]
+ALONE = tuple(
+    case(row.type, "U-Net alone", row.families, **dict(row.options), text_encoder_lr=0)
+    for row in CASES
+    if not row.words
+)
+"""Each type again as it is trained with Text Encoder learning rate 0."""
+
+PLACES = [
+    (row, family) for row in sorted((*CASES, *ALONE), key=lambda row: TYPES.index(row.type)) for family in row.families
+]
 
 
 @dataclass(frozen=True)
@@ -97,7 +107,7 @@ class Measured:
     words: dict[str, str] = field(default_factory=dict)
     errors: dict[str, float] = field(default_factory=dict)
     change: float = 0.0
-    """How much the adapter changes the outputs, at least: without a change nothing would be shown."""
+    """How much the adapter changes the outputs of what it is on, at least: without a change nothing would be shown."""
 
 
 def outputs(model: Model) -> list[Tensor]:
@@ -130,8 +140,8 @@ def measure(row: Case, family: str) -> Measured:
     adapter.merge_into(other)
     errors["merged"] = _error(outputs(other), live)
     words["merged"] = EQUAL if errors["merged"] <= TOLERANCE else DIFFERS
-    change = min(float((mine - theirs).abs().max()) for mine, theirs in zip(live, plain(family), strict=True))
-    return Measured(words, errors, change)
+    changes = [float((mine - theirs).abs().max()) for mine, theirs in zip(live, plain(family), strict=True)]
+    return Measured(words, errors, min(changes if adapter.trains_text else changes[:1]))
 
 
 def _error(found: list[Tensor], wanted: list[Tensor]) -> float:
@@ -145,9 +155,9 @@ Generated: the test `tests/adapters/test_compatibility.py` measures every row an
 `python -m tests.adapters.compatibility` writes it anew.
 
 Each row is an adapter on a tiny model of the family (Stable Diffusion {families}), with random weights, ranks and alphas
-that differ between linear layers and convolutions, on U-Net and text encoders. Its file is read by programs and by a formula
-that share no line with the trainer, on a fresh model, and the outputs of U-Net and text encoders are compared with those of
-the live adapter. **equal** is within {tolerance:g}, of values beyond 1 in relation to them; **refuses** is an error or a
+that differ between linear layers and convolutions, on U-Net and text encoders, or on the U-Net alone. Its file is read by
+programs and by a formula that share no line with the trainer, on a fresh model, and the outputs of U-Net and text encoders
+are compared with those of the live adapter. **equal** is within {tolerance:g}, of values beyond 1 in relation to them; **refuses** is an error or a
 warning instead of a picture. *LyCORIS* is the loader of lycoris-lora 4.1.3, *diffusers* its `load_lora_weights`, *formula*
 the papers' formulas written out in `tests/adapters/formulas.py`, *merged* the adapter added to the weights of the model.
 

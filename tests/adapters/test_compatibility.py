@@ -1,5 +1,7 @@
 """Every LoRA type × family × reader: the saved file gives what the live adapter gives, and the page says so."""
 
+from itertools import product
+
 import pytest
 
 from tests.adapters.compatibility import DIFFERS, EQUAL, PAGE, PLACES, REFUSES, TOLERANCE, Case, measure, page
@@ -26,8 +28,9 @@ def test_a_file_gives_what_the_live_adapter_gives(row: Case, family: str) -> Non
         assert found.words["diffusers"] == REFUSES
 
 
-def test_every_type_is_tried_on_sd15_and_sdxl() -> None:
-    assert {(row.type, family) for row, family in PLACES} >= {(name, f) for name in ADAPTERS for f in ("sd15", "sdxl")}
+def test_every_type_is_tried_on_sd15_and_sdxl_with_and_without_text_encoder() -> None:
+    tried = {(row.type, family, "text_encoder_lr" in row.settings) for row, family in PLACES}
+    assert tried >= set(product(ADAPTERS, ("sd15", "sdxl"), (True, False)))
 
 
 def test_the_page_is_what_was_measured() -> None:

@@ -104,6 +104,13 @@ def test_a_file_of_the_unet_alone(tmp_path: Path) -> None:
     assert not only.trains_text
 
 
+def test_a_part_that_rests_keeps_what_the_file_holds_of_it(tmp_path: Path) -> None:
+    before = saved(tmp_path / "a.safetensors", network_dim=4)
+    after, _ = gone_on(tmp_path / "a.safetensors", network_dim=4, text_encoder_lr=0)
+    assert not after.trains_text
+    assert all(torch.equal(value, after.state_dict()[key]) for key, value in before.state_dict().items())
+
+
 # Refusals
 
 
@@ -121,6 +128,19 @@ def test_another_rank_or_alpha(tmp_path: Path) -> None:
     assert "was trained with Convolution Rank (Dimension) 2, and it is set to 0" in error.reason
     error = refusal(file, **{**LOCON, "conv_alpha": 5.5})
     assert "was trained with Convolution Alpha 5, and it is set to 5.5" in error.reason
+
+
+def test_another_rank_or_alpha_of_a_block(tmp_path: Path) -> None:
+    """Both ways: blocks have sizes in the file and not in the settings, or others in the settings."""
+    file, own = tmp_path / "a.safetensors", {"network_dim": 4, "block_dims": ",".join(["2"] * 12 + ["6"] * 13)}
+    saved(file, **own)
+    error = refusal(file, network_dim=6)
+    assert "Network Rank (Dimension) 4 in lora_te_text_model_encoder_layers_0" in error.reason
+    assert error.advice == "Tick DIM from weights, or set Block dims as it was for that file."
+    error = refusal(file, network_dim=4, block_dims=",".join(["6"] * 25))
+    assert "Block dims 2 in lora_unet_down_blocks_0_" in error.reason
+    assert error.reason.endswith("and it is set to 6.")
+    gone_on(file, **own)
 
 
 @pytest.mark.parametrize("dim_from_weights", [True, False])

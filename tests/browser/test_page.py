@@ -436,6 +436,19 @@ def test_the_folder_picker_works_with_the_keyboard_alone(page: Page, served: Ser
     assert field(page, "train_data_dir").input_value() == str(served.workspace / "datasets" / "cats")
 
 
+def test_states_to_resume_from_are_listed(page: Page, served: Served) -> None:
+    state = served.workspace / "made" / "cat-000003-state"
+    state.mkdir(parents=True)
+    about = {"current_step": 30, "current_epoch": 3, "optimizer": "AdamW", "base_model": {"name": "cat.safetensors"}}
+    (state / "train_state.json").write_text(json.dumps(about), encoding="utf-8")
+    fill(page, "output_dir", str(state.parent))
+    page.locator("#train-resume .loom-browse").evaluate("button => button.click()")  # on a tab that is not open
+    dialog = page.get_by_role("dialog", name="Resume from saved training state")
+    dialog.get_by_text("step 30, epoch 3").click()
+    dialog.wait_for(state="hidden")
+    page.wait_for_function(f"loom.forms.train.values.resume === {json.dumps(str(state))}")
+
+
 def test_tabs_work_with_arrow_keys(page: Page) -> None:
     tab(page, "Source Model").focus()
     page.keyboard.press("ArrowRight")

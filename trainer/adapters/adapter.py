@@ -48,9 +48,9 @@ class Loaded:
 class Adapter(ABC):
     """A trainable update on top of a frozen model.
 
-    `unet_parameters` and `text_parameters` are what is trained: a part whose rate is 0 has none, but is in the file all
-    the same, so that the file is complete for every program that reads it. `dim`, `alpha`, `conv_dim` and `conv_alpha`
-    are what most layers have; `sizes` says it of each.
+    `unet_parameters` and `text_parameters` are what is trained. A part whose rate is 0 has none and is not in the file
+    either, unless the file to go on from holds it: then it stays as it is there. `dim`, `alpha`, `conv_dim` and
+    `conv_alpha` are what most layers have; `sizes` says it of each.
     """
 
     def __init__(self, model: "Model", sizes: Mapping[Target, Size], settings: "Settings") -> None:
@@ -63,6 +63,7 @@ class Adapter(ABC):
         self._blocks = blocks(settings, LAYOUTS[model.family])
         for root in dict.fromkeys(target.root for target in sizes):
             self._put_on(root, {target: size for target, size in sizes.items() if target.root is root}, settings)
+        for root in (model.unet, *model.text_encoders):
             root.requires_grad_(False)
         self.layers = {name: target.root.get_submodule(target.path) for name, target in self.targets.items()}
         self._start_from_nothing(settings)
@@ -74,12 +75,12 @@ class Adapter(ABC):
         """A new adapter, or one that goes on from `settings.network_weights`."""
         everything = cls.targets_of(model, settings)
         sizes: Mapping[Target, Size] = cls.sizes_of(everything, settings)
+        parts = {part for part, rate in zip(("unet", "text"), rates(settings), strict=True) if rate}
         if not settings.network_weights:
-            return cls(model, sizes, settings)
+            return cls(model, _of(sizes, parts), settings)
         start = read_start(settings, model, everything, cls)
-        if settings.dim_from_weights:
-            sizes = start.sizes
-        check_sizes(start, sizes, cls)
+        sizes = start.sizes if settings.dim_from_weights else _of(sizes, parts | {t.part for t in start.sizes})
+        check_sizes(start, sizes, cls, settings)
         adapter = cls(model, sizes, settings)
         adapter._go_on_from(start, report)
         return adapter
@@ -331,6 +332,11 @@ def _position(target: Target, roots: Sequence[nn.Module]) -> int:
     """Which of several text encoders a layer is in."""
     encoder = getattr(target, "encoder", None)
     return encoder if encoder is not None and target.part == "text" else roots.index(target.root)
+
+
+def _of(sizes: Mapping[Target, Size], parts: Set[str]) -> dict[Target, Size]:
+    """The layers of these parts of the model."""
+    return {target: size for target, size in sizes.items() if target.part in parts}
 
 
 def _most_common(sizes: Sequence[Size]) -> tuple[int, float]:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from torch import Tensor
 
 from trainer.adapters import ADAPTERS
+from trainer.adapters.blocks import ALPHAS, CONV_ALPHAS, CONV_DIMS, DIMS, given, place_of
 from trainer.adapters.walk import Target, targets, text_namer, unet_namer
 from trainer.declare import by_name
 from trainer.models import families
@@ -173,8 +174,8 @@ def _check_shape(path: Path, target: Target, found: tuple[int, int] | None, mode
     )
 
 
-def check_sizes(start: Start, sizes: Mapping[Target, Size], kind: "type[Adapter]") -> None:
-    """Raise `Failure` when the file's ranks, alphas or shapes are not those of the settings, `sizes`."""
+def check_sizes(start: Start, sizes: Mapping[Target, Size], kind: "type[Adapter]", settings: Settings) -> None:
+    """Raise `Failure` when the file's ranks, alphas or shapes are not those of the settings, which ask for `sizes`."""
     for target, size in start.sizes.items():
         rank, alpha = kind.size_keys(target)
         wanted = sizes.get(target)
@@ -188,10 +189,25 @@ def check_sizes(start: Start, sizes: Mapping[Target, Size], kind: "type[Adapter]
         else:
             continue
         was, asked = (_shown(key, value) for value in (found, _set(wanted, key)))
+        own = OF_BLOCKS.get(key, "")
+        has_blocks = own in ADAPTERS[settings.LoRA_type].options
+        asks = has_blocks and given(settings, own) and place_of(target.name)
+        where = f" in {target.name}" if asks or (has_blocks and _varies(start, target)) else ""
+        cure = f"or set {label(own)} as it was for that file." if where else f"or set {label(key)} to {was}."
         raise _failure(
-            f"{start.path.name} was trained with {label(key)} {was}, and it is set to {asked}.",
-            f"Tick {label('dim_from_weights')}, or set {label(key)} to {was}.",
+            f"{start.path.name} was trained with {label(own if asks else key)} {was}{where}, and it is set to {asked}.",
+            f"Tick {label('dim_from_weights')}, {cure}",
         )
+
+
+OF_BLOCKS = {"network_dim": DIMS, "network_alpha": ALPHAS, "conv_dim": CONV_DIMS, "conv_alpha": CONV_ALPHAS}
+"""What says the same of each block."""
+
+
+def _varies(start: Start, target: Target) -> bool:
+    """Whether layers of the target's kind differ in rank or alpha, as blocks with sizes of their own do."""
+    alike = {(size.rank, size.alpha) for other, size in start.sizes.items() if other.is_spatial == target.is_spatial}
+    return len(alike) > 1
 
 
 OPTIONS = (
