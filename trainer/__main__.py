@@ -120,7 +120,14 @@ def _demo(argv: list[str]) -> int:
     return demo(argv)
 
 
+def _cache(argv: list[str]) -> int:
+    from trainer.data.cache_size import main as cache
+
+    return cache(argv)
+
+
 COMMANDS: dict[str, tuple[Callable[[list[str]], int], str]] = {
+    "cache": (_cache, "says how large the caches are, and empties them"),
     "check": (_check, "says what a settings file would do, and what is wrong with it, as JSON"),
     "demo": (_demo, "trains the embedded demo"),
 }

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from trainer import additional, learning, machine, processes
+from trainer import additional, learning, machine, processes, sampling
 from trainer.declare import Problem, by_name
 from trainer.settings import Settings
 from trainer.settings.publishing import Metadata
@@ -286,7 +286,7 @@ def precision(s: Settings) -> Iterator[Problem]:
 
 CHECKS: tuple[Check, ...] = (
     model, weights, pictures, output, resume, hub, of_pictures, timesteps, rates, precision, *learning.PROBLEMS,
-    processes.problems, machine.problems, additional.problems,
+    processes.problems, machine.problems, *sampling.PROBLEMS, additional.problems,
 )  # fmt: skip
 
 
@@ -349,28 +349,6 @@ def which_length(s: Settings) -> Iterator[Problem]:
             {"max_train_steps": 0},
             "Let the epochs decide",
         )
-
-
-def sampling(s: Settings) -> Iterator[Problem]:
-    """Prompts without a time, or a time without prompts."""
-    times = s.sample_every_n_epochs or s.sample_every_n_steps or s.sample_at_first
-    prompts = any(line.strip() and not line.lstrip().startswith("#") for line in s.sample_prompts.splitlines())
-    if prompts and not times:
-        yield problem(
-            "sample_prompts",
-            "no pictures will be made until Sample every n epochs (or steps) is set.",
-            {"sample_every_n_epochs": 1},
-            "Sample every epoch",
-        )
-    if times and not prompts:
-        key = (
-            "sample_every_n_epochs"
-            if s.sample_every_n_epochs
-            else "sample_every_n_steps"
-            if s.sample_every_n_steps
-            else "sample_at_first"
-        )
-        yield problem(key, f"write a prompt in {KNOWN['sample_prompts'].label}; without one no pictures are made.")
 
 
 def only_the_last(s: Settings) -> Iterator[Problem]:
@@ -470,12 +448,17 @@ NEEDED = {
 
 def without_effect(s: Settings) -> Iterator[Problem]:
     """Ticks that do nothing together with others."""
+    for key, needed in (("skip_cache_check", "cache_latents_to_disk"), ("conditioning_data_dir", "masked_loss")):
+        if getattr(s, key) and not getattr(s, needed):
+            label = KNOWN[needed].label
+            yield problem(key, f"has an effect only with {label}.", {needed: True}, f"Tick {label}")
     if s.cache_latents_to_disk and not s.cache_latents:
         yield problem("cache_latents_to_disk", "also keeps them in memory while training.")
 
 
 NOTES: tuple[Check, ...] = (
-    config_instead, left_out, on_the_processor, *learning.NOTES, which_length, sampling, only_the_last, last_ones,
+    config_instead, left_out,
+    on_the_processor, *learning.NOTES, which_length, *sampling.NOTES, only_the_last, last_ones,
     no_upload, no_place_for_words, two_starts, noise, nothing_masked, without_effect, processes.remarks,
     machine.remarks, additional.notes,
 )  # fmt: skip

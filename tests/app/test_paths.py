@@ -95,3 +95,21 @@ def test_a_path_outside_is_a_problem_of_its_field_and_a_hub_name_is_not(files: P
     assert problem.key == "train_data_dir"
     paths.restrict(None)
     assert list(paths.problems(Settings, values)) == []
+
+
+def test_a_dataset_config_may_not_lead_out(files: Path) -> None:
+    """The folders it names are looked into before anything starts, so they are checked before that."""
+    paths.restrict([])
+    inside, outside = files / "workspace" / "img", files / "sets"
+    inside.mkdir()
+    file = files / "workspace" / "data.toml"
+    for folder, allowed in ((inside, True), (outside, False), (Path("../sets"), False)):
+        file.write_text(f'[[datasets]]\n[[datasets.subsets]]\nimage_dir = "{folder.as_posix()}"\n')
+        found = list(paths.problems(Settings, {"dataset_config": str(file)}))
+        assert [problem.key for problem in found] == [] if allowed else ["dataset_config"]
+    file.write_text('[[datasets]]\n[[datasets.subsets]]\nimage_dir = "img"\nconditioning_data_dir = "/"\n')
+    (problem,) = paths.problems(Settings, {"dataset_config": str(file)})
+    assert "it names /" in problem.message
+    (outside / "data.toml").write_text("")
+    (problem,) = paths.problems(Settings, {"dataset_config": str(outside / "data.toml")})
+    assert "it names" not in problem.message

@@ -13,11 +13,14 @@ from hypothesis import HealthCheck, given
 from hypothesis import settings as how
 from hypothesis import strategies as st
 
+from tests import trainings
 from tests.data.made import tiny_vae, write
+from tests.tiny import tiny_sd15
 from trainer.checks import notes, of_pictures, pictures
 from trainer.data import config
 from trainer.data.dataset import scan
 from trainer.data.loader import Batch, Batches
+from trainer.formats import read_metadata
 from trainer.plan import make_plan
 from trainer.report import Reporter
 from trainer.settings import Settings
@@ -279,3 +282,25 @@ def test_no_file_whatever_raises(
     list(config.complaints(s, ()))
     config.folders(s.dataset_config)
     scan(s)
+
+
+def test_a_training_on_two_datasets_and_what_its_file_says(tmp_path: Path, img: Path) -> None:
+    file = written(img.parent, TWO)
+    s = trainings.settings(
+        tiny_sd15(tmp_path / "model"), Path(), tmp_path / "out", train_data_dir="", dataset_config=str(file), seed=1,
+        bucket_reso_steps=32,
+    )  # fmt: skip
+    found = trainings.run(s, tmp_path / "trained")
+    assert len(trainings.losses(found)) == make_plan(s, scan(s)).steps == 5
+    told = read_metadata(tmp_path / "out" / "small.safetensors")
+    first, second = json.loads(told["ss_datasets"])
+    assert (first["resolution"], first["batch_size_per_device"], first["num_train_images"]) == ([64, 64], 2, 5)
+    assert (second["resolution"], second["batch_size_per_device"], second["num_train_images"]) == ([96, 96], 3, 6)
+    assert first["bucket_info"]["buckets"]
+    assert [(one["image_dir"], one["num_repeats"], one["flip_aug"]) for one in first["subsets"]] == [
+        ("3_cat", 1, True), ("1_dog", 1, False),
+    ]  # fmt: skip
+    assert json.loads(told["ss_dataset_dirs"])["1_dog"] == {"n_repeats": 1, "img_count": 2}
+    assert "grey" in json.loads(told["ss_tag_frequency"])["3_cat"]
+    assert told["modelspec.resolution"] == "96x96"
+    assert not {"ss_resolution", "ss_batch_size_per_device", "ss_bucket_info", "ss_flip_aug"} & set(told)

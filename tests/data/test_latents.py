@@ -284,3 +284,91 @@ def test_a_vae_without_sense_is_a_failure_not_a_training_on_nan(
     vae.encoder.conv_in.weight.data.fill_(torch.nan)
     with pytest.raises(Failure, match="no usable numbers"):
         filled(pictures, report, vae=vae)
+
+
+# Trusting what is on disk.
+
+
+def trusting(pictures: tuple[Picture, ...], report: Reporter, folder: Path) -> Latents:
+    found = Latents(Encoder(tiny_vae(), CPU, report), folder, trusting=True)
+    found.fill(wishes(pictures), report)
+    return found
+
+
+@pytest.fixture
+def read_files(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The names of pictures and cached files that are read, in order."""
+    names: list[str] = []
+    read_bytes, load = Path.read_bytes, np.load
+
+    def listen(path: Path) -> bytes:
+        names.append(path.name)
+        return read_bytes(path)
+
+    def listen_too(path: Path, **kwargs: Any) -> Any:
+        names.append(path.name)
+        return load(path, **kwargs)
+
+    monkeypatch.setattr(Path, "read_bytes", listen)
+    monkeypatch.setattr("trainer.data.latents.np.load", listen_too)
+    return names
+
+
+@pytest.fixture
+def left_alone(pictures: tuple[Picture, ...], monkeypatch: pytest.MonkeyPatch) -> None:
+    """The pictures as if they had been there for a while."""
+    monkeypatch.setattr("trainer.data.digests.SETTLED", -1)
+
+
+@pytest.mark.usefixtures("left_alone")
+def test_a_trusting_cache_reads_nothing_before_it_is_needed(
+    report: Reporter, pictures: tuple[Picture, ...], tmp_path: Path, read_files: list[str]
+) -> None:
+    first = all_of(filled(pictures, report, tmp_path / "cache"), pictures)
+    read_files.clear()
+    checking = filled(pictures, report, tmp_path / "cache")
+    assert (checking.found, len(read_files)) == (4, 8), "each picture and each latent"
+    read_files.clear()
+    found = trusting(pictures, report, tmp_path / "cache")
+    assert (found.encoded, found.found) == (0, 4)
+    assert read_files == []
+    assert equal(first, all_of(found, pictures))
+    assert len(read_files) == 4
+    assert equal(first, all_of(found, pictures))
+    assert len(read_files) == 4, "and once is enough"
+
+
+@pytest.mark.usefixtures("left_alone")
+def test_a_trusting_cache_sees_what_was_changed_lost_or_torn(
+    report: Reporter, pictures: tuple[Picture, ...], tmp_path: Path
+) -> None:
+    cache = tmp_path / "cache"
+    first = all_of(filled(pictures, report, cache), pictures)
+    noise(64, 64, seed=99).save(pictures[0].path)
+    changed = trusting(pictures, report, cache)
+    assert (changed.encoded, changed.found) == (1, 3)
+    assert not torch.equal(changed.get(wishes(pictures)[0]), first[0])
+    files = sorted(cache.rglob("*.npz"))
+    files[0].unlink()
+    files[1].write_bytes(b"torn")
+    found = all_of(trusting(pictures, report, cache), pictures)
+    assert equal(found[1:], first[1:])
+    assert torch.equal(found[0], changed.get(wishes(pictures)[0]))
+    assert filled(pictures, report, cache).encoded == 0, "what was torn is whole again"
+
+
+def test_files_that_were_just_written_are_read_again(
+    report: Reporter, pictures: tuple[Picture, ...], tmp_path: Path, read_files: list[str]
+) -> None:
+    """The clock of a disk may not tell two changes apart that come one right after the other."""
+    filled(pictures, report, tmp_path / "cache")
+    read_files.clear()
+    trusting(pictures, report, tmp_path / "cache")
+    assert sorted(set(read_files) & {"a.png", "b.png"}) == ["a.png", "b.png"]
+
+
+def test_what_there_is_is_told(report: Reporter, pictures: tuple[Picture, ...], tmp_path: Path) -> None:
+    assert filled(pictures, report).summary == "4 latents: 4.0 kB in memory."
+    filled(pictures[:3], report, tmp_path / "cache")
+    said = filled(pictures, report, tmp_path / "cache").summary
+    assert said == "4 latents: 4.0 kB in memory and 5.0 kB on disk; 3 of 4 were there already."

@@ -8,8 +8,10 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from tests.data.made import noise, tiny_vae, write
 from tests.photos import make_photo_dataset
@@ -106,6 +108,13 @@ def test_any_batch_is_the_same_from_wherever_one_begins(
         assert same([first], whole[0][:1])
         assert same(list(source.epoch(1, skip=1)), whole[0][1:]), "taken up where it was left"
         assert list(source.epoch(1, skip=source.per_epoch)) == []
+
+
+def test_caching_to_disk_alone_caches_too(report: Reporter, folder: Path, tmp_path: Path) -> None:
+    s = settings(folder, cache_latents=False, cache_latents_to_disk=True)
+    with batches(report, s, cache_folder=tmp_path / "cache") as source, batches(report, settings(folder)) as other:
+        assert same(list(source.epoch(1)), list(other.epoch(1)))
+    assert len(list((tmp_path / "cache").rglob("*.npz"))) == 5
 
 
 @pytest.mark.parametrize("way", WAYS)
@@ -232,3 +241,121 @@ def test_one_picture_and_a_large_batch(report: Reporter, tmp_path: Path) -> None
     with batches(report, settings(tmp_path / "img", train_batch_size=64)) as source:
         assert source.per_epoch == 1
         assert [batch.size for number in (1, 2) for batch in source.epoch(number)] == [1, 1]
+
+
+# Random crop.
+
+
+def crops(report: Reporter, folder: Path, **values: object) -> list[Batch]:
+    s = settings(folder, cache_latents=False, random_crop=True, enable_bucket=False, **values)
+    with batches(report, s) as source:
+        return [batch for number in (1, 2, 3, 4) for batch in source.epoch(number)]
+
+
+@pytest.fixture
+def seen(monkeypatch: pytest.MonkeyPatch) -> list[np.ndarray[Any, Any]]:
+    """The pixels that are encoded, in order."""
+    pixels: list[np.ndarray[Any, Any]] = []
+    encode = loader.Encoder.__call__
+
+    def listen(encoder: Any, pictures: Any, *rest: Any) -> torch.Tensor:
+        pixels.extend(pictures)
+        return encode(encoder, pictures, *rest)
+
+    monkeypatch.setattr(loader.Encoder, "__call__", listen)
+    return pixels
+
+
+@pytest.fixture
+def ramp(tmp_path: Path) -> Path:
+    """A picture that says of each pixel where it is: 96 × 64, red is the column and green the row."""
+    (tmp_path / "ramp" / "8_x").mkdir(parents=True)
+    rows, columns = np.mgrid[0:64, 0:96].astype(np.uint8)
+    rgba = np.dstack([columns, rows, 0 * rows, 255 - 2 * columns])
+    Image.fromarray(rgba[..., :3]).save(tmp_path / "ramp" / "8_x" / "a.png")
+    return tmp_path / "ramp"
+
+
+def test_a_random_crop_is_another_window_each_time_of_what_stands_over(
+    report: Reporter, ramp: Path, seen: list[np.ndarray[Any, Any]]
+) -> None:
+    found = crops(report, ramp)
+    corners = []
+    for pixels in seen:
+        left, top = int(pixels[0, 0, 0]), int(pixels[0, 0, 1])
+        assert pixels.shape == (64, 64, 3)
+        assert np.array_equal(pixels[..., 0], np.tile(np.arange(left, left + 64), (64, 1))), "a whole window"
+        corners.append((left, top))
+    assert {top for _, top in corners} == {0}, "nothing stands over at the top"
+    lefts = [left for left, _ in corners]
+    assert len(lefts) == 32
+    assert min(lefts) < 6
+    assert max(lefts) > 26
+    assert len(set(lefts)) > 14
+    first = list(seen)
+    seen.clear()
+    assert same(crops(report, ramp), found)
+    assert all(map(np.array_equal, seen, first)), "the same again with the same seed"
+    seen.clear()
+    assert not same(crops(report, ramp, seed=4), found)
+
+
+def test_what_sdxl_is_told_does_not_follow_the_crop(report: Reporter, ramp: Path) -> None:
+    """Kohya's margins of the whole picture, as with a crop in the middle."""
+    with batches(report, settings(ramp, enable_bucket=False)) as source:
+        expected = next(source.epoch(1)).sizes
+    assert all(torch.equal(batch.sizes, expected) for batch in crops(report, ramp))
+
+
+@pytest.mark.parametrize("inpainting", [False, True])
+def test_masks_are_cut_and_turned_with_the_random_crop(
+    report: Reporter, ramp: Path, tmp_path: Path, seen: list[np.ndarray[Any, Any]], inpainting: bool
+) -> None:
+    (tmp_path / "masks").mkdir()
+    Image.open(ramp / "8_x" / "a.png").save(tmp_path / "masks" / "a.png")  # counts as much as it is red there
+    values = {"masked_loss": True, "conditioning_data_dir": str(tmp_path / "masks"), "flip_aug": True}
+    found = crops(report, ramp, **values, train_inpainting=inpainting)
+    pixels = seen[:: 2 if inpainting else 1]
+    for batch, shown in zip(found, pixels, strict=True):
+        assert batch.loss_masks is not None
+        expected = (shown[..., 0].astype(np.float32) / 255).reshape(8, 8, 8, 8).mean((1, 3))
+        assert np.allclose(batch.loss_masks[0, 0].numpy(), expected, atol=1e-6)
+    assert len({bool(one[0, 0, 0] < one[0, -1, 0]) for one in pixels}) == 2, "mirrored and not"
+
+
+# Threads.
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_any_number_of_threads_gives_the_same_batches(report: Reporter, folder: Path, way: str) -> None:
+    found = []
+    for workers, persistent in ((0, True), (1, False), (5, True), (3, False)):
+        s = settings(
+            folder, **LIVELY, **WAYS[way], max_data_loader_n_workers=workers, persistent_data_loader_workers=persistent
+        )
+        with batches(report, s, cache_folder=folder.parent / "cache") as source:
+            found.append([batch for number in (1, 2, 3) for batch in source.epoch(number)])
+    assert all(same(found[0], other) for other in found[1:])
+
+
+def ahead_threads() -> int:
+    return sum(thread.name.startswith("ahead") for thread in threading.enumerate())
+
+
+def test_as_many_threads_as_asked_for_and_they_live_as_asked(report: Reporter, folder: Path) -> None:
+    s = settings(folder, cache_latents=False, max_data_loader_n_workers=3)
+    with batches(report, s) as source:
+        list(source.epoch(1))
+        assert ahead_threads() == 3
+        assert source.waiting == 5, "the next epoch is being prepared"
+    with batches(report, s.changed(persistent_data_loader_workers=False)) as source:
+        list(source.epoch(1))
+        assert (ahead_threads(), source.waiting) == (0, 0)
+        next(source.epoch(2))
+        assert ahead_threads() == 3
+
+
+def test_one_thread_is_enough_where_latents_are_cached(report: Reporter, folder: Path) -> None:
+    with batches(report, settings(folder)) as source:
+        list(source.epoch(1))
+        assert ahead_threads() == 1

@@ -14,9 +14,10 @@ from tests.tiny import listener, tiny_model
 from tests.trainings import make_pictures
 from trainer.data.buckets import Placement
 from trainer.data.chance import Choice, generator
-from trainer.data.dataset import Picture, scan
+from trainer.data.dataset import Picture, scan, verify
 from trainer.data.loader import Batch, Batches
-from trainer.data.masks import draw_mask, loss_mask
+from trainer.data.masks import draw_mask, folder_of_masks, loss_mask
+from trainer.diffusion import per_sample
 from trainer.report import Failure, Reporter
 from trainer.settings import Settings
 
@@ -184,3 +185,100 @@ def test_a_picture_that_is_gone_is_named(tmp_path: Path) -> None:
     cut_out(path, np.zeros((16, 24)))
     with pytest.raises(Failure, match=r"a\.png was changed"):
         loss_mask(picture(path, (16, 16)), Placement((16, 16), (16, 16), (0, 0)), 8)
+
+
+# Masks in a folder.
+
+
+def masked(tmp_path: Path, **values: object) -> Settings:
+    return Settings(
+        **{
+            "train_data_dir": str(tmp_path / "img"), "max_resolution": "64,64", "seed": 3, "masked_loss": True,
+            "conditioning_data_dir": str(tmp_path / "masks"), **values,
+        }
+    )  # fmt: skip
+
+
+@pytest.fixture
+def folders(tmp_path: Path) -> Path:
+    """Two folders of pictures, a.png and b.jpg in each; only 1_cat/a.png has transparent parts."""
+    for name in ("1_cat", "1_dog"):
+        (tmp_path / "img" / name).mkdir(parents=True)
+        Image.new("RGB", (64, 64), "red").save(tmp_path / "img" / name / "b.jpg")
+    cut_out(tmp_path / "img" / "1_cat" / "a.png", np.full((64, 64), 51))
+    Image.new("RGB", (64, 64), "blue").save(tmp_path / "img" / "1_dog" / "a.png")
+    return tmp_path
+
+
+def mask_file(path: Path, left: int, right: int, size: tuple[int, int] = (64, 64)) -> Path:
+    """A mask of two halves that count as much as they are red; green and blue do not matter."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pixels = np.zeros((size[1], size[0], 3), np.uint8)
+    pixels[:, : size[0] // 2, 0], pixels[:, size[0] // 2 :, 0] = left, right
+    pixels[..., 2] = 200
+    Image.fromarray(pixels).save(path)
+    return path
+
+
+def test_masks_are_found_by_name_those_in_the_folder_of_the_same_name_first(folders: Path) -> None:
+    flat = mask_file(folders / "masks" / "A.webp", 255, 0)
+    own = mask_file(folders / "masks" / "1_dog" / "a.png", 0, 255)
+    dataset = scan(masked(folders))
+    assert [picture.mask for picture in dataset.pictures] == [flat, None, own, None]
+    assert scan(masked(folders, masked_loss=False)).pictures[0].mask is None
+    notes = [note for note in dataset.notes if "mask" in note]
+    assert notes == [
+        f"{name}: 1 of 2 pictures has no mask in {folders / 'masks'}, so for each its transparency decides: b.jpg."
+        for name in ("1_cat", "1_dog")
+    ]
+    (folders / "masks" / "1_dog" / "a.png").unlink()
+    assert any("A.webp: used for several pictures of that name" in note for note in scan(masked(folders)).notes)
+
+
+def test_regularisation_pictures_take_no_mask_of_another_picture(folders: Path) -> None:
+    mask_file(folders / "masks" / "a.png", 255, 0)
+    s = masked(folders, reg_data_dir=str(folders / "img"))
+    assert [picture.mask is not None for picture in scan(s).reg_pictures] == [False] * 4
+
+
+@pytest.mark.parametrize("alpha", [True, False])
+def test_the_mask_of_a_picture_wins_over_its_transparency(folders: Path, alpha: bool) -> None:
+    mask_file(folders / "masks" / "1_cat" / "a.png", 255, 0, size=(32, 32))  # stretched over the picture
+    s = masked(folders, alpha_mask=alpha)
+    placement = Placement((64, 64), (64, 64), (0, 0))
+    cat, *_ = scan(s).pictures
+    found = loss_mask(cat, placement, 8, alpha)
+    assert found is not None
+    assert np.allclose(found[:, :3], 1)
+    assert np.allclose(found[:, 5:], 0)
+    transparent = loss_mask(picture(cat.path, (64, 64)), placement, 8, alpha)
+    assert np.allclose(transparent, 0.2) if alpha else transparent is None
+
+
+@pytest.mark.parametrize("cached", [True, False])
+def test_half_a_mask_is_half_the_loss(folders: Path, cached: bool) -> None:
+    """The mean over all elements of d² m: with m = 1 on one half and 0 on the other, half of it for equal d."""
+    for name in ("1_cat", "1_dog"):
+        for stem in "ab":
+            mask_file(folders / "masks" / name / f"{stem}.png", 255, 0)
+    model: Any = SimpleNamespace(vae=tiny_vae())
+    s = masked(folders, cache_latents=cached)
+    with Reporter(folders / "run") as report, Batches(s, scan(s), model, report, "cpu") as source:
+        for batch in source.epoch(1):
+            assert batch.loss_masks is not None
+            distances = torch.full_like(batch.latents, 3.0) ** 2 * batch.loss_masks
+            assert per_sample(distances).tolist() == [4.5] * batch.size
+
+
+def test_what_is_wrong_with_masks_is_said(folders: Path) -> None:
+    s = masked(folders)
+    assert folder_of_masks(s) == f"there is no folder {folders / 'masks'}."
+    (folders / "masks").mkdir()
+    assert folder_of_masks(s).startswith("no pictures in")
+    assert folder_of_masks(s.changed(masked_loss=False)) == ""
+    mask_file(folders / "masks" / "1_cat" / "a.png", 255, 0)
+    assert folder_of_masks(s) == ""
+    (folders / "masks" / "1_cat" / "b.png").write_bytes(b"\x89PNG broken")
+    with Reporter(folders / "run") as report:
+        left = verify(scan(s), report)
+    assert [(item.path.name, "has a mask" in item.why) for item in left.skipped] == [("b.jpg", True)]

@@ -17,10 +17,18 @@ class Ahead(Generic[A, B]):
     """
 
     def __init__(self, work: Callable[[A], B], workers: int, depth: int) -> None:
-        self.work, self.depth = work, depth
-        self._threads = ThreadPoolExecutor(workers, thread_name_prefix="ahead")
+        self.work, self.workers, self.depth = work, workers, depth
+        self._threads = self._begun()
         self._pending: deque[tuple[A, Future[B]]] = deque()
         self._items: Iterator[A] = iter(())
+
+    def _begun(self) -> ThreadPoolExecutor:
+        return ThreadPoolExecutor(self.workers, thread_name_prefix="ahead")
+
+    @property
+    def waiting(self) -> int:
+        """How many results are prepared, or being prepared, and not yet taken."""
+        return len(self._pending)
 
     def expects(self, item: A) -> bool:
         """Whether `item` is the one whose result comes next."""
@@ -48,6 +56,12 @@ class Ahead(Generic[A, B]):
             except StopIteration:
                 return
             yield result
+
+    def rest(self) -> None:
+        """Let the threads end; new ones are started when there is work again."""
+        self.close()
+        self._items = iter(())
+        self._threads = self._begun()
 
     def close(self) -> None:
         """Drop what is pending and let the threads end."""

@@ -139,7 +139,8 @@ class Dataset:
 def caches_latents(settings: Settings, dataset: Dataset | None = None) -> bool:
     """Whether pictures are encoded once. What changes them each time (colors, crops, masks) cannot be cached."""
     parts = (settings,) if dataset is None else {id(s): s for s in _settings_in(dataset, settings)}.values()
-    return settings.cache_latents and not any(s.color_aug or s.random_crop or s.train_inpainting for s in parts)
+    asked = settings.cache_latents or settings.cache_latents_to_disk
+    return asked and not any(s.color_aug or s.random_crop or s.train_inpainting for s in parts)
 
 
 def _settings_in(dataset: Dataset, run: Settings) -> Iterator[Settings]:

@@ -214,9 +214,9 @@ def some_names(paths: tuple[Path, ...] | list[Path]) -> str:
     return shown if len(paths) <= 3 else f"{shown} and {len(paths) - 3} more"
 
 
-def counted(number: int) -> str:
+def counted(number: int, noun: str = "picture") -> str:
     """ "1 picture", "2 pictures"."""
-    return f"{number} picture{'' if number == 1 else 's'}"
+    return f"{number} {noun}{'' if number == 1 else 's'}"
 
 
 def _are(number: int) -> str:

@@ -22,7 +22,10 @@ import torch
 
 from trainer.data.ahead import Ahead
 from trainer.data.buckets import CELL, Placement
+from trainer.data.cache_size import amount
 from trainer.data.dataset import Picture
+from trainer.data.digests import Digests
+from trainer.data.folders import counted
 from trainer.data.images import Pixels, Unreadable, fit, open_picture
 from trainer.devices import is_out_of_memory
 from trainer.report import Failure, Stopped
@@ -156,6 +159,13 @@ def identity(vae: Any) -> str:
     return _hash([config, list(weights), digests])
 
 
+def _size(file: Path) -> int:
+    try:
+        return file.stat().st_size
+    except OSError:
+        return 0
+
+
 def _digest(tensor: torch.Tensor) -> str:
     flat = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
     return f"{tensor.dtype} {list(tensor.shape)} {hashlib.sha256(flat.numpy().data).hexdigest()}"
@@ -167,20 +177,23 @@ def _hash(value: Any) -> str:
 
 @dataclass
 class _Made:
-    """What a thread found for one wish: a latent from the disk, or pixels to be encoded."""
+    """What a thread found for one wish: a latent from the disk, that there is one, or pixels to be encoded."""
 
     wish: Wish
     key: str
     latent: torch.Tensor | None = None
+    is_there: bool = False
     pixels: Pixels | None = None
 
 
 class Latents:
     """Latents of pictures as they are wished for, made or found once. float32 [4, h/8, w/8], scaled, on the CPU."""
 
-    def __init__(self, encoder: Encoder, folder: Path | None = None) -> None:
-        """With a `folder` they are kept there too, for later runs."""
-        self.encoder, self.folder = encoder, folder
+    def __init__(self, encoder: Encoder, folder: Path | None = None, trusting: bool = False) -> None:
+        """With a `folder` they are kept there too, for later runs. A `trusting` one reads neither pictures that were
+        not touched since nor what is in the folder before it is needed."""
+        self.encoder, self.folder, self.trusting = encoder, folder, trusting
+        self.digests = Digests(None if folder is None else folder / "pictures.json")
         self.vae = identity(encoder.vae)
         self.encoded = self.found = 0
         self._keys: dict[Want, str] = {}
@@ -205,9 +218,10 @@ class Latents:
                     raise Stopped
                 for one in made:
                     self._keys[one.wish.want] = one.key
-                    if one.latent is not None:
+                    if one.latent is not None or one.is_there:
                         self.found += 1
-                        self._keep(one.key, one.latent)
+                        if one.latent is not None:
+                            self._keep(one.key, one.latent)
                         continue
                     if waiting and waiting[0].wish.placement.bucket != one.wish.placement.bucket:
                         self._encode(waiting)
@@ -215,6 +229,7 @@ class Latents:
                     if len(waiting) >= self._together(one.wish):
                         self._encode(waiting)
             self._encode(waiting)
+        self.digests.save()
         if self._write_trouble:
             report.note(f"Latents are kept in memory only: {self._write_trouble}.", "warning", "cache_latents_to_disk")
 
@@ -224,9 +239,11 @@ class Latents:
         if key in self._kept:
             return self._kept[key]
         latent = self._read(key, wish)
-        if latent is None:  # lost from the disk since
+        if latent is None:  # lost from the disk since, or not whole
             with self.encoder.ready():
                 latent = self.encoder([pixels_of(wish)], [int(key[:16], 16)])[0].cpu()
+            self._write(key, latent)
+        self._keep(key, latent)
         return latent
 
     def _together(self, wish: Wish) -> int:
@@ -240,12 +257,15 @@ class Latents:
     def _prepare(self, wishes: Sequence[Wish]) -> list[_Made]:
         """Read the file once; what is hashed is what is decoded."""
         path = wishes[0].picture.path
+        if self.trusting and (known := self.digests.known(path)):
+            found = [_Made(wish, self.key(known, wish), is_there=True) for wish in wishes]
+            if all(one.key in self._kept or self._is_there(one.key) for one in found):
+                return found
         try:
-            data = path.read_bytes()
+            data, digest = self.digests.read(path)
         except OSError as error:
             reason = f"{path} cannot be read ({error.strerror or error})."
             raise Failure(reason, "Start again when it is back.") from error
-        digest = hashlib.sha256(data).hexdigest()
         made = [_Made(wish, self.key(digest, wish)) for wish in wishes]
         for one in made:
             one.latent = self._kept[one.key] if one.key in self._kept else self._read(one.key, one.wish)
@@ -280,6 +300,27 @@ class Latents:
         assert self.folder is not None
         return self.folder / key[:2] / f"{key}.npz"
 
+    def _is_there(self, key: str) -> bool:
+        """Whether there is a file for it, which counts as used now."""
+        try:
+            if self.folder is not None:
+                os.utime(self._file(key))
+                return True
+        except PermissionError:
+            return self._file(key).is_file()
+        except OSError:
+            pass
+        return False
+
+    @property
+    def summary(self) -> str:
+        """What there is of latents and where, in a sentence."""
+        files = [] if self.folder is None else [self._file(key) for key in dict.fromkeys(self._keys.values())]
+        on_disk = sum(map(_size, files))
+        places = [f"{amount(self._bytes)} in memory", *[f"{amount(on_disk)} on disk"] * bool(on_disk)]
+        there = f"; {self.found} of {self.found + self.encoded} were there already" if self.folder is not None else ""
+        return f"{counted(len(self._keys), 'latent')}: {' and '.join(places)}{there}."
+
     def _read(self, key: str, wish: Wish) -> torch.Tensor | None:
         """The latent on disk; None if there is none, or none that is whole (a torn file is simply made anew)."""
         if self.folder is None:
@@ -291,7 +332,10 @@ class Latents:
         except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
             return None
         whole = latent.dtype == np.float32 and latent.shape[1:] == (height // CELL, width // CELL)
-        return torch.from_numpy(latent) if whole and np.isfinite(latent).all() else None
+        if not whole or not np.isfinite(latent).all():
+            return None
+        self._is_there(key)
+        return torch.from_numpy(latent)
 
     def _write(self, key: str, latent: torch.Tensor) -> bool:
         if self.folder is None or self._write_trouble:

@@ -143,7 +143,8 @@ class Batches:
             self._latents = self._cached(dataset, report, cache_folder)
         else:
             self._closing.enter_context(self._encoder.ready())
-        workers = 1 if self._latents else min(8, os.cpu_count() or 1)
+        chosen = 1 if self._latents else min(8, os.cpu_count() or 1)
+        workers = settings.max_data_loader_n_workers or chosen
         self._ahead = self._closing.enter_context(Ahead(self._prepare, workers, workers + 3))
         self._order = lru_cache(2)(self._order_of)
         self._mask = lru_cache(MASKS)(self._mask_of)
@@ -151,7 +152,7 @@ class Batches:
     def _cached(self, dataset: Dataset, report: "Reporter", folder: Path | None) -> Latents:
         to_disk = self.settings.cache_latents_to_disk
         folder = (folder or workspace().latents) if to_disk else self._shared_folder(report)
-        latents = Latents(self._encoder, folder)
+        latents = Latents(self._encoder, folder, trusting=self.settings.skip_cache_check and to_disk)
         wishes = [
             [Wish(picture, place(picture.size, own), flip) for flip in ((False, True) if own.flip_aug else (False,))]
             for picture, own in ((picture, picture.under(self.settings)) for picture, _ in dataset.repeated())
@@ -161,6 +162,7 @@ class Batches:
             latents.fill([*chain(*mine)], report)
             self.world.wait()  # now the others' are there, too
         latents.fill([*chain(*wishes)], report)
+        report.note(latents.summary)
         return latents
 
     def _shared_folder(self, report: "Reporter") -> Path | None:
@@ -178,7 +180,15 @@ class Batches:
         if places and not self._ahead.expects(_Spot(number, places[0])):
             self._ahead.begin(self._spots(number, skip))
         for index in places:
-            yield self._finish(self._ahead.take(), number, index)
+            prepared = self._ahead.take()
+            if index == places[-1] and not self.settings.persistent_data_loader_workers:
+                self._ahead.rest()
+            yield self._finish(prepared, number, index)
+
+    @property
+    def waiting(self) -> int:
+        """How many batches are prepared, or being prepared, and not yet taken."""
+        return self._ahead.waiting
 
     def pictures(self, epoch: int, index: int) -> list[Picture]:
         """The pictures of a batch, whichever process it belongs to."""
@@ -201,9 +211,12 @@ class Batches:
         self.close()
 
     def _spots(self, epoch: int, index: int) -> Iterator[_Spot]:
-        """Batch after batch without end, so that an epoch's first batches are ready when the one before is over."""
+        """Batch after batch: with "Persistent data loader" without end, so that an epoch's first batches are ready when
+        the one before is over; else to the end of the epoch."""
         while True:
             yield from (_Spot(epoch, place) for place in self.share(range(index, self.per_epoch)))
+            if not self.settings.persistent_data_loader_workers:
+                return
             epoch, index = epoch + 1, 0
 
     def _order_of(self, epoch: int) -> list[list[int]]:

@@ -4,7 +4,7 @@ from trainer.declare import Section
 from trainer.settings.additional import Additional
 from trainer.settings.blocks import BlockRates, BlockSizes, ConvSizes
 from trainer.settings.captions import CaptionFiles, Captions
-from trainer.settings.dataset import Augmentation, DatasetConfig, Images
+from trainer.settings.dataset import Augmentation, DatasetConfig, Images, Loading
 from trainer.settings.folders import Folders
 from trainer.settings.hardware import Compiling, Memory, Precision
 from trainer.settings.lycoris import Lycoris
@@ -20,7 +20,7 @@ from trainer.settings.sdxl import Sdxl
 
 SECTIONS: tuple[type[Section], ...] = (
     SourceModel, Family, Folders, DatasetConfig, Metadata, LoraType, Duration, Rates, Network, Lycoris, Images, Sdxl, CaptionFiles, Saving,
-    Precision, Captions, Augmentation, Loss, OwnVae, Memory, States, BlockRates, BlockSizes, ConvSizes, Compiling,
+    Precision, Captions, Augmentation, Loading, Loss, OwnVae, Memory, States, BlockRates, BlockSizes, ConvSizes, Compiling,
     Processes, Additional, Samples, HuggingFace,
 )  # fmt: skip
 """In the order of the page."""
@@ -28,7 +28,7 @@ SECTIONS: tuple[type[Section], ...] = (
 
 class Settings(
     SourceModel, Family, Folders, DatasetConfig, Metadata, LoraType, Duration, Rates, Network, Lycoris, Images, Sdxl, CaptionFiles, Saving,
-    Precision, Captions, Augmentation, Loss, OwnVae, Memory, States, BlockRates, BlockSizes, ConvSizes, Compiling,
+    Precision, Captions, Augmentation, Loading, Loss, OwnVae, Memory, States, BlockRates, BlockSizes, ConvSizes, Compiling,
     Processes, Additional, Samples, HuggingFace,
 ):  # fmt: skip
     """What the user decides about a training run. Read, never written."""

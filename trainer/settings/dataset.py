@@ -36,8 +36,8 @@ class DatasetConfig(Section):
     dataset_config: str = setting(
         "",
         "Dataset config file",
-        "Optional. A TOML file of sd-scripts with several folders, sizes and captions; it takes the place of the image folders, "
-        "and what it leaves out is as set on this page.",
+        "Optional. A TOML file with folders, sizes and caption settings; it takes the place of the image folders, and what it "
+        "leaves out is as set on this page.",
         kind="config",
     )
 
@@ -79,6 +79,26 @@ class Images(Section):
     def resolution(self) -> tuple[int, int]:
         """(width, height) in pixels."""
         return read_resolution(self.max_resolution)
+
+
+class Loading(Section):
+    """How pictures are made ready while the training goes on. None of this changes what is learnt."""
+
+    tab: ClassVar[str] = "Parameters > Advanced"
+    title: ClassVar[str] = "Loading pictures"
+
+    max_data_loader_n_workers: int = setting(
+        0, "Max num workers for DataLoader", "Threads that make batches ready ahead of time. 0 = as many as the processor has cores, at "
+        "most 8, or 1 where latents are cached.", ge=0, soft_max=16, advanced=True,
+    )  # fmt: skip
+    persistent_data_loader_workers: bool = setting(
+        True, "Persistent data loader", "Make the next epoch's first batches ready before this one is over. Off: the threads end with "
+        "each epoch, and give their memory back while samples are drawn.", advanced=True,
+    )  # fmt: skip
+    skip_cache_check: bool = setting(
+        False, "Skip cache check", "Trust Cache latents to disk without reading every file at the start: files with unchanged date and "
+        "size are taken as they were, and cached ones are opened when they are needed.", advanced=True,
+    )  # fmt: skip
 
 
 class Augmentation(Section):

@@ -433,8 +433,6 @@ WHY_IGNORED = {
     "flux1_cache_text_encoder_outputs": sd_scripts.FOR_OTHER_MODELS,
     "flux1_cache_text_encoder_outputs_to_disk": sd_scripts.FOR_OTHER_MODELS,
     "no_token_padding": "no longer a setting of the Kohya GUI either",
-    "persistent_data_loader_workers": "pictures are loaded by threads here",
-    "max_data_loader_n_workers": "pictures are loaded by threads here",
 }
 SECRET = "secrets are never read from a file"
 WITHOUT_EFFECT: tuple[Any, ...] = ("", None, False, 0, "0", "false", "False", [], "no", "none", "default")
