@@ -74,7 +74,7 @@ def listing(path: str, kind: str = "folder") -> dict[str, Any]:
     """What the picker shows of a folder: {"path", "parent", "places", "entries": [{"name", "path", ...}], "error"}.
 
     `kind` is "folder", "file" (model files are listed too), "preset" or "config" (JSON and TOML files are). A path that
-    is not a folder shows the nearest folder above it; one that may not be shown gives the first allowed root and says so.
+    is not a folder shows the nearest one above it; one that may not be shown gives the first allowed root and says so.
     """
     folder, error = _nearest(path)
     entries: list[dict[str, Any]] = []

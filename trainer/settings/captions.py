@@ -52,7 +52,7 @@ class Captions(Section):
         0, "Dropout caption every n epochs", "Every n-th epoch runs without captions. 0 = never.", ge=0, soft_max=50
     )
     caption_prefix: str = setting(
-        "", "Caption prefix", "Words put before every caption, such as a trigger word with its comma: sks cat,", advanced=True
+        "", "Caption prefix", "Words put before every caption, such as a trigger word with its comma (sks cat,).", advanced=True
     )
     caption_suffix: str = setting("", "Caption suffix", "Words put after every caption, such as: in the style of sks", advanced=True)
     caption_tag_dropout_rate: float = setting(
