@@ -11,6 +11,7 @@ from typing import Any
 
 from trainer.data import config
 from trainer.declare import PATHS, Problem, Section, Setting, settings_of
+from trainer.prompts import prompt_file
 from trainer.workspace import workspace
 
 MODELS = (".safetensors", ".ckpt", ".pt")
@@ -58,6 +59,15 @@ def problems(settings: type[Section], values: Mapping[str, Any]) -> Iterator[Pro
                 yield Problem(item.name, item.label, f"this page may only use folders inside {roots}; see --allow.")
             elif item.about.kind == "config":
                 yield from _named_inside(item, value)
+        elif item.name == "sample_prompts" and isinstance(value, str) and not may_read_prompts(value):
+            roots = " or ".join(map(str, allowed_roots()))
+            yield Problem(item.name, item.label, f"this page may only use files inside {roots}; see --allow.")
+
+
+def may_read_prompts(text: str) -> bool:
+    """Whether sample prompts are no file, or one that the page may use."""
+    file = prompt_file(text)
+    return file is None or is_allowed(file)
 
 
 def _named_inside(item: Setting, value: str) -> Iterator[Problem]:

@@ -5,12 +5,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 
 from tests import trainings
 from tests.tiny import tiny_folder, tiny_sd15
 from tests.trainings import make_pictures
 from trainer.conditioning import Conditioning
+from trainer.events import Event, Note, Sample, Step
 from trainer.models import text
+from trainer.runfolder import PROMPTS, write_text
 from trainer.settings import Settings
 
 Make = Callable[..., Settings]
@@ -52,9 +55,9 @@ def encoded(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     asked: list[str] = []
     real = text.encode
 
-    def encode(model: Any, captions: Any, s: Any) -> Any:
+    def encode(model: Any, captions: Any, s: Any, **more: Any) -> Any:
         asked.extend(captions)
-        return real(model, captions, s)
+        return real(model, captions, s, **more)
 
     monkeypatch.setattr(text, "encode", encode)
     return asked
@@ -81,6 +84,29 @@ def test_cached_outputs_of_xl_are_those_of_whole_captions(
     trainings.run(s, tmp_path / "run")
     assert set(told) == {f"sks, a cat, number {number}, , noise !" for number in range(4)}
     assert len(told) == 8
+
+
+def test_prompts_that_are_changed_on_the_way_are_read_by_encoders_that_come_back_for_it(
+    xl: Path, data: Path, tmp_path: Path
+) -> None:
+    """With cached outputs the encoders are gone; a sample shows what it would have shown without the cache."""
+    small = "--w 64 --h 64 --s 1 --d 5"
+    s = trainings.settings(xl, data, tmp_path / "out", text_encoder_lr=0, bucket_reso_steps=32, max_train_steps=2, unet_lr=1e-12,
+                           sample_prompts=f"a cat {small}", sample_every_n_steps=1)  # fmt: skip
+
+    def listen(event: Event) -> None:
+        if isinstance(event, Step) and event.step == 1:
+            write_text(folder / PROMPTS, f"a (dog:1.4) {small}")
+
+    pictures = {}
+    for name in ("plain", "cached"):
+        folder = tmp_path / name
+        found = trainings.run(s.changed(sdxl_cache_text_encoder_outputs=name == "cached"), folder, listen=listen)
+        samples = [event for event in found if isinstance(event, Sample)]
+        assert {event.prompt for event in samples[-1:]} == {"a (dog:1.4)"}
+        assert not [event for event in found if isinstance(event, Note) and event.level != "info"]
+        pictures[name] = Image.open(folder / samples[-1].path).tobytes()
+    assert pictures["plain"] == pictures["cached"]
 
 
 VARIED: dict[str, dict[str, Any]] = {

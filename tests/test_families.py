@@ -250,7 +250,7 @@ def test_what_was_not_read_before_is_a_sentence() -> None:
         def track(self, items: Any, name: str, total: Any = None) -> Any:
             return items
 
-    conditioning.replace_encoders(["a cat", ""], Quiet())
+    conditioning.replace_encoders(["a cat", ""], [], Quiet())
     assert model.text_encoders == []
     told = conditioning(["", "a cat", ""])
     assert torch.equal(told.states[0], told.states[2])

@@ -1,4 +1,4 @@
-"""Sample prompts as people write them, and pictures equal to those of diffusers' own pipeline."""
+"""Sample pictures, equal to those of diffusers' own pipeline, and the painter that draws them in a run."""
 
 import json
 from pathlib import Path
@@ -15,58 +15,14 @@ from trainer.adapters import attach
 from trainer.conditioning import Conditioning
 from trainer.devices import Precision
 from trainer.models import Model, load_model
-from trainer.prompts import Prompt, parse_prompt, parse_prompts
+from trainer.prompts import Prompt
 from trainer.report import Reporter
+from trainer.runfolder import PROMPTS
 from trainer.sample import Painter, make_scheduler, render, sized
 from trainer.samplers import SAMPLERS
 from trainer.settings import Settings
 
 CPU = Precision(torch.device("cpu"))
-
-# Prompts.
-
-
-@pytest.mark.parametrize(
-    ("line", "expected"),
-    [
-        ("a cat", Prompt("a cat")),
-        ("a cat, sitting --n blurry, low quality --w 512 --h 768 --d 42 --l 5.5 --s 20",
-         Prompt("a cat, sitting", "blurry, low quality", 512, 768, 42, 5.5, 20)),
-        ("  a cat   --s 20 --n   ", Prompt("a cat", steps=20)),
-        ("a well-known cat -- really --w 100", Prompt("a well-known cat -- really", width=96)),
-        ("--n only negative", Prompt("", "only negative")),
-        ("a cat --w 1 --h 99999999", Prompt("a cat", width=64, height=8192)),
-        ("a cat --s 0", Prompt("a cat", steps=1)),
-        ("a cat --s 5000", Prompt("a cat", steps=1000)),
-        ("a cat --W 64 --D 7", Prompt("a cat", width=64, seed=7)),
-        ("a cat --ss K_Euler", Prompt("a cat", sampler="euler")),
-        ("(ein schöner:1.2) Kater 🐈 --d 0", Prompt("(ein schöner:1.2) Kater 🐈", seed=0)),
-    ],
-)  # fmt: skip
-def test_prompts_are_read(line: str, expected: Prompt) -> None:
-    assert parse_prompt(line) == expected
-
-
-@pytest.mark.parametrize(
-    ("line", "said"),
-    [
-        ("a cat --w wide", "--w must be followed by a whole number, not 'wide'"),
-        ("a cat --l", "--l must be followed by a number, not ''"),
-        ("a cat --s 1.5", "--s must be followed by a whole number"),
-        ("a cat --q 3", "--q is not known"),
-        ("a cat --ss magic", "one of ddim"),
-    ],
-)
-def test_what_cannot_be_read_is_quoted(line: str, said: str) -> None:
-    with pytest.raises(ValueError, match=said):
-        parse_prompt(line)
-
-
-def test_lines_comments_and_problems() -> None:
-    prompts, problems = parse_prompts("# mine\n\na cat\n   # rest\na dog --w x\r\na bird --s 3\n")
-    assert [prompt.text for prompt in prompts] == ["a cat", "a bird"]
-    assert problems == ["Line 5: --w must be followed by a whole number, not 'x'."]
-
 
 # Pictures.
 
@@ -184,6 +140,29 @@ def test_long_prompts_are_read_as_in_training(folder: Path, model: Model) -> Non
     assert short_read.tobytes() != long_read.tobytes()
 
 
+def test_weights_in_prompts_change_the_picture_and_brackets_can_be_plain(folder: Path, model: Model) -> None:
+    def drawn(text: str, negative: str = "", **values: Any) -> bytes:
+        prompt = Prompt(text, negative, width=64, height=64, seed=9, steps=2)
+        return render(model, prompt, settings(folder, **values)).tobytes()
+
+    plain = drawn("a red cat")
+    assert drawn("a (red:1.0) cat") == plain
+    assert drawn("a red cat", weighted_captions=True) == plain
+    assert (
+        len(
+            {
+                plain,
+                drawn("a (red:1.3) cat"),
+                drawn("a [red] cat"),
+                drawn("a red cat", "(dog:1.4)"),
+                drawn(r"a \(red\) cat"),
+            }
+        )
+        == 5
+    )
+    assert drawn("a (red:1.3) cat", weighted_captions=True) == drawn("a (red:1.3) cat")
+
+
 # The run's painter.
 
 
@@ -201,6 +180,28 @@ def test_prompts_without_a_seed_keep_the_one_they_get(folder: Path, model: Model
     assert seeds[2] == 4
     again = painter(folder, load_model(settings(folder), report, CPU.device, CPU.dtype), report, "a cat\na dog")
     assert [prompt.seed for prompt in again.prompts] == seeds[:2]
+
+
+def test_the_newest_prompts_are_drawn(folder: Path, model: Model, report: Reporter) -> None:
+    from trainer import events
+    from trainer.checkpoint import Progress
+
+    first = painter(folder, model, report, "a cat --w 64 --h 64 --s 1")
+    first.draw(Progress(step=1))
+    (report.folder / PROMPTS).write_text("a bird --w 64 --h 64 --s 1 --g 2\nan owl --w x\n", "utf-8")
+    for step in (2, 3):
+        first.draw(Progress(step=step))
+    (report.folder / PROMPTS).write_text("", "utf-8")
+    first.draw(Progress(step=4))
+    found = events.read(report.folder / "events.jsonl")[0]
+    drawn = [(event.step, event.prompt) for event in found if isinstance(event, events.Sample)]
+    assert drawn == [(1, "a cat"), (2, "a bird"), (3, "a bird")]
+    seeds = {event.seed for event in found if isinstance(event, events.Sample)}
+    assert len(seeds) == 1, "a prompt's place decides"
+    assert [event.text for event in found if isinstance(event, events.Note)] == [
+        "Sample prompts: Line 2: --w must be followed by a whole number, not 'x'. It is left out.",
+        "Sample prompts: Line 1: --g has no effect: it is the guidance of Flux models.",
+    ], "said once"
 
 
 def test_trouble_with_one_picture_is_a_note(

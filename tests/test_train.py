@@ -150,9 +150,9 @@ def test_after_the_stop_nothing_of_the_text_encoder_is_computed(
     asked: list[str] = []
     real = text.encode
 
-    def encode(model: Any, captions: Any, s: Any) -> Any:
+    def encode(model: Any, captions: Any, s: Any, **more: Any) -> Any:
         asked.append("with gradient" if torch.is_grad_enabled() else "without")
-        return real(model, captions, s)
+        return real(model, captions, s, **more)
 
     monkeypatch.setattr(text, "encode", encode)
     trainings.run(make(max_train_steps=24, stop_text_encoder_training=25), tmp_path / "run")
@@ -169,9 +169,9 @@ def test_captions_are_encoded_once_when_the_text_encoder_rests(
     asked: list[str] = []
     real = text.encode
 
-    def encode(model: Any, captions: Any, s: Any) -> Any:
+    def encode(model: Any, captions: Any, s: Any, **more: Any) -> Any:
         asked.extend(captions)
-        return real(model, captions, s)
+        return real(model, captions, s, **more)
 
     monkeypatch.setattr(text, "encode", encode)
     s = make(epoch=2, text_encoder_lr=0, caption_dropout_rate=0.2, sample_prompts="a dog --w 64 --h 64 --s 2",
@@ -216,6 +216,12 @@ RESUMABLE: dict[str, dict[str, Any]] = {
     "prodigy": {"optimizer": "Prodigy", "learning_rate": 1.0, "optimizer_args": "decouple=True weight_decay=0.01"},
     "schedule-free": {"optimizer": "AdamWScheduleFree", "lr_warmup": 20},
     "adafactor": {"optimizer": "Adafactor"},
+    "optimizer by its path": {"optimizer": "pytorch_optimizer.AdaBelief", "optimizer_args": "weight_decay=0.01"},
+    "schedule-free by its path": {"optimizer": "pytorch_optimizer.ScheduleFreeAdamW", "lr_warmup": 20},
+    "prodigy and schedule-free": {"optimizer": "prodigyplus.ProdigyPlusScheduleFree", "learning_rate": 1.0},
+    "scheduler by its path": {
+        "lr_scheduler_type": "torch.optim.lr_scheduler.OneCycleLR", "lr_scheduler_args": "pct_start=0.4 max_lr=2e-3",
+    },
     "locon and dropouts": {
         "LoRA_type": "Kohya LoCon", "network_dropout": 0.2, "rank_dropout": 0.1, "module_dropout": 0.1,
         "scale_weight_norms": 1.0,

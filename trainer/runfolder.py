@@ -11,6 +11,7 @@
       log.txt         everything the process printed
       outcome.json    exit code or signal, in words             written by the supervisor when the process is gone
       control/        one file a command                        written by the page, deleted by the run
+      prompts.txt     sample prompts from the next sample on    written by the page when somebody changes them
       samples/  state/
 """
 
@@ -32,6 +33,7 @@ from trainer.workspace import workspace
 
 RUN, SETTINGS, PROCESS, STATUS, OUTCOME = "run.json", "settings.json", "process.json", "status.json", "outcome.json"
 EVENTS, LOG, CONTROL, SAMPLES, STATE = "events.jsonl", "log.txt", "control", "samples", "state"
+PROMPTS = "prompts.txt"
 
 ENDED = ("finished", "stopped", "failed", "interrupted")
 """States a run does not leave."""

@@ -18,7 +18,9 @@ from trainer.events import Sample
 from trainer.models.text import Told
 from trainer.optimizers import averaged
 from trainer.plan import due
-from trainer.prompts import Prompt, parse_prompt, parse_prompts
+from trainer.prompts import Prompt, read_prompts
+from trainer.report import Failure
+from trainer.runfolder import PROMPTS
 from trainer.samplers import SAMPLERS
 
 if TYPE_CHECKING:
@@ -32,31 +34,48 @@ if TYPE_CHECKING:
     from trainer.report import Reporter
     from trainer.settings import Settings
 
-__all__ = ["Painter", "Prompt", "parse_prompt", "parse_prompts", "render"]
+__all__ = ["Painter", "Prompt", "render"]
 
 
 class Painter:
-    """Draws the run's sample prompts when it is time. Trouble with a picture is a note and never ends the run."""
+    """Draws the run's sample prompts when it is time, the newest ones: those of the settings, or those that were put
+    into the run's folder since. Trouble with a picture is a note and never ends the run."""
 
     def __init__(
-        self, s: Settings, report: Reporter, model: Model, conditioning: Conditioning, learner: Learner
+        self,
+        s: Settings,
+        report: Reporter,
+        model: Model,
+        conditioning: Conditioning,
+        learner: Learner,
+        draws: bool = True,
     ) -> None:
+        """With several processes only one `draws`."""
+        self.draws = draws
         self.s, self.report, self.model, self.conditioning, self.learner = s, report, model, conditioning, learner
-        prompts, problems = parse_prompts(s.sample_prompts)
-        for problem in problems:
-            report.note(f"Sample prompts: {problem} It is left out.", "warning", "sample_prompts")
-        # Without a seed of its own a prompt gets one that stays the same, so that its pictures can be compared.
-        seeds = [mixed_seed(s.seed or 0, number) % 2**32 for number in range(len(prompts))]
-        self.prompts = [
-            sized(prompt if prompt.seed is not None else replace(prompt, seed=seed), model)
-            for prompt, seed in zip(prompts, seeds, strict=True)
-        ]
+        self._told: list[tuple[str, str]] = []
+        self.prompts: list[Prompt] = []
+        self.refreshed()
 
-    @property
-    def wanted(self) -> bool:
-        """Whether pictures will be drawn in this run without being asked for."""
+    def refreshed(self) -> list[Prompt]:
+        """The newest prompts. What is wrong with them is said once; those that can be read are drawn."""
+        if not self.draws:
+            return []
         s = self.s
-        return bool(self.prompts) and bool(s.sample_every_n_epochs or s.sample_every_n_steps or s.sample_at_first)
+        found = read_prompts(newest_prompts(self.report, s))
+        remarks = [(f"{problem} It is left out.", "warning") for problem in found.problems]
+        remarks += [(note, "info") for note in found.notes]
+        if remarks != self._told:
+            for text, level in remarks:
+                self.report.note(f"Sample prompts: {text}", level, "sample_prompts")
+            self._told = remarks
+        # Without a seed of its own a prompt gets one that stays the same, so that its pictures can be compared.
+        seeds = [mixed_seed(s.seed or 0, number) % 2**32 for number in range(len(found.prompts))]
+        self.prompts = [
+            sized(prompt if prompt.seed is not None else replace(prompt, seed=seed), self.model)
+            for prompt, seed in zip(found.prompts, seeds, strict=True)
+        ]
+        return self.prompts
 
     def after_step(self, progress: Progress) -> None:
         """Draw if it is time by steps. Sampling by epochs wins over sampling by steps."""
@@ -71,12 +90,12 @@ class Painter:
     def draw(self, progress: Progress, when: str = "") -> None:
         """Draw every prompt now. `when` is part of the files' names, by default the step."""
         with self._as_in_use():
-            for index, prompt in enumerate(self.report.track(self.prompts, "sampling")):
+            for index, prompt in enumerate(self.report.track(self.refreshed(), "sampling")):
                 if self.report.stopping():
                     return
                 try:
                     image = render(self.model, prompt, self.s, self.learner.precision, self.conditioning)
-                except (RuntimeError, ValueError, MemoryError) as error:
+                except (RuntimeError, ValueError, MemoryError, OSError, Failure) as error:
                     self._excuse(index, error)
                     continue
                 name = self._file_name(when or f"{progress.step:06d}", index, prompt)
@@ -105,7 +124,7 @@ class Painter:
     def _excuse(self, index: int, error: BaseException) -> None:
         short = is_out_of_memory(error)
         why = "there was not enough memory for it; make it smaller with --w and --h" if short else error
-        self.report.note(f"Sample {index + 1} could not be drawn: {why}.", "warning", "sample_prompts")
+        self.report.note(f"Sample {index + 1} could not be drawn: {str(why).rstrip('.')}.", "warning", "sample_prompts")
 
 
 def _about(prompt: Prompt, progress: Progress) -> Any:
@@ -126,9 +145,17 @@ def sized(prompt: Prompt, model: Model) -> Prompt:
     return replace(prompt, width=prompt.width or model.size, height=prompt.height or model.size)
 
 
+def newest_prompts(report: Reporter, s: Settings) -> str:
+    """The sample prompts as they stand now: those left in the run's folder, else those of the settings."""
+    try:
+        return (report.folder / PROMPTS).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError):
+        return s.sample_prompts
+
+
 def asked_for(s: Settings) -> list[str]:
     """Every text of the sample prompts."""
-    return [text for prompt in parse_prompts(s.sample_prompts)[0] for text in (prompt.text, prompt.negative)]
+    return [text for prompt in read_prompts(s.sample_prompts).prompts for text in (prompt.text, prompt.negative)]
 
 
 @torch.no_grad()
@@ -148,7 +175,7 @@ def render(
 
     precision = precision or Precision(model.device, model.dtype)
     prompt = sized(prompt, model)
-    told = (conditioning or Conditioning(model, s, precision))([prompt.negative, prompt.text])
+    told = (conditioning or Conditioning(model, s, precision)).prompts([prompt.negative, prompt.text])
     latents = denoise(model, prompt, told, prompt.sampler or s.sample_sampler, precision)
     return decode(model, latents, precision.device)
 

@@ -8,6 +8,7 @@ import os
 import secrets
 import time
 from collections.abc import Iterator
+from functools import partial
 from itertools import islice
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -31,6 +32,7 @@ from trainer.losses import Losses
 from trainer.memory import LOADING, PREPARING, TRAINING, memory_for
 from trainer.models import load_model
 from trainer.models.demands import unfit_weights
+from trainer.models.sd import load_text_encoders
 from trainer.plan import Plan, batches_a_step, due, make_plan
 from trainer.publish import Publisher, fetched
 from trainer.report import Failure, Stopped
@@ -65,7 +67,8 @@ def train(s: Settings, report: Reporter) -> None:
         model = load_model(s, report, precision.device, precision.dtype)
         conditioning = Conditioning(model, s, precision)
         if s.sdxl_cache_text_encoder_outputs and model.family == "sdxl":
-            conditioning.replace_encoders(texts(s, dataset), report)
+            reload = partial(load_text_encoders, model, report)  # for prompts that are changed while the run is on
+            conditioning.replace_encoders(texts(s, dataset), asked_for(s), report, reload)
         choose_attention(model, s, report)
         frozen = Frozen(model, s, precision)  # how its weights are kept
         adapter = attach(model, s, report)  # W + (alpha / rank) B A
@@ -81,7 +84,7 @@ def train(s: Settings, report: Reporter) -> None:
         Publisher(s, report) as publisher,
     ):
         conditioning.sits_on(adapter, learner.trains_text)
-        painter = Painter(s if world.is_main else s.changed(sample_prompts=""), report, model, conditioning, learner)
+        painter = Painter(s, report, model, conditioning, learner, draws=world.is_main)
         saver = Saver(s, report, model, dataset, plan, learner, publisher, writes=world.is_main)
         losses = Losses(plan.steps_per_epoch, precision.device, progress.losses)
         desk = Desk(s, report, plan, progress, losses, curves, painter, saver, world)
@@ -269,15 +272,15 @@ def make_room(
         model.vae.to("cpu")
     varied = any(varies_captions(subset.under(s)) for subset in dataset.subsets)
     if not conditioning.trained and not varied and model.text_encoders:
-        conditioning.learn_by_heart(texts(s, dataset), report)
+        conditioning.learn_by_heart(texts(s, dataset), asked_for(s), report)
     compile_unet(model.unet, s, report)
 
 
 def texts(s: Settings, dataset: Dataset) -> list[str]:
-    """Everything the text encoders will be asked for, unless captions are varied."""
+    """Every caption that the text encoders will be asked for, unless captions are varied."""
     shown = [(picture.caption, picture.under(s)) for picture in dataset.entries()]
     drops = any(own.caption_dropout_rate or own.caption_dropout_every_n_epochs for _, own in shown)
-    return [*(settled(caption, own) for caption, own in shown), *[""] * drops, *asked_for(s)]
+    return [*(settled(caption, own) for caption, own in shown), *[""] * drops]
 
 
 # In the loop.
@@ -302,7 +305,7 @@ def groups(batches: Batches, progress: Progress, s: Settings) -> Iterator[Group]
 
 
 def is_over_for_text(progress: Progress, plan: Plan) -> bool:
-    """Whether "Stop text encoder training" has come."""
+    """Whether "Stop TE (% of total steps)" has come."""
     return plan.stop_text_encoder_at is not None and progress.step >= plan.stop_text_encoder_at
 
 
@@ -378,7 +381,7 @@ class Desk:
 
     def sample_now(self) -> None:
         """Draw the sample prompts because somebody asked."""
-        if self.world.is_main and not self.painter.prompts:
+        if self.world.is_main and not self.painter.refreshed():
             self.report.note("There is nothing to draw: Sample prompts is empty.", key="sample_prompts")
         self.painter.draw(self.progress)
 

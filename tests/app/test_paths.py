@@ -55,6 +55,16 @@ def test_nothing_a_person_types_breaks_it(files: Path, text: str) -> None:
     assert Path(paths.listing(text)["path"]).is_dir()
 
 
+def test_a_file_of_sample_prompts_has_to_be_inside_too(files: Path) -> None:
+    paths.restrict([files / "sets"])
+    for text, allowed in {
+        str(files / "sets" / "notes.txt"): True, str(files / "no.txt"): False, "/etc/prompts.txt": False,
+        "a cat --n /etc/x.txt": True, "a cat\n/etc/x.txt": True,
+    }.items():  # fmt: skip
+        found = [problem.key for problem in paths.problems(Settings, {"sample_prompts": text})]
+        assert found == ([] if allowed else ["sample_prompts"]), text
+
+
 def test_everything_is_allowed_until_it_is_restricted(files: Path) -> None:
     assert paths.is_allowed(files / "sets")
     paths.restrict([files / "sets" / "10_cat"])

@@ -112,6 +112,36 @@ def test_weights_across_windows_multiply_and_nothing_else(family: str, length: i
         assert torch.equal(found.pooled[0], found.pooled[1]), "the pooled text has no weights"
 
 
+@pytest.mark.parametrize("family", ["sd15", "sd2", "sdxl"])
+def test_prompts_are_weighted_as_web_uis_do_it(family: str) -> None:
+    """Each encoder's states times the weights, then times what brings their mean back (the web UI's own emphasis)."""
+    model = tiny_model(family=family)
+    plain, weighted = tell(model, ["a red cat", "a (red:1.5) [cat]"], Settings(), as_prompts=True).states
+    expected = plain.clone()
+    expected[2] *= 1.5
+    expected[3] /= 1.1
+    widths = [16, 24] if family == "sdxl" else [16]
+    for whole, before in zip(expected.split(widths, -1), plain.split(widths, -1), strict=True):
+        whole *= before.mean() / whole.mean()
+    torch.testing.assert_close(weighted, expected, atol=1e-5, rtol=1e-4)
+    assert torch.equal(plain, tell(model, ["a red cat"], Settings()).states[0])
+
+
+@pytest.mark.parametrize("family", ["sd15", "sd2"])
+def test_break_goes_on_in_the_next_window(family: str) -> None:
+    model = tiny_model(family=family)
+    s = Settings(max_token_length=150)
+    broken = tokenize(model, ["a cat BREAK a dog", "BREAKFAST"], s, as_prompts=True).ids
+    cat, dog = (tokenize(model, [text], Settings()).ids[0, 0] for text in ("a cat", "a dog"))
+    pad = cat[5]
+    assert torch.equal(broken[0, 0, :-1], cat[:-1])
+    assert torch.equal(broken[0, 1, :4], dog[:4])
+    assert (broken[0, 1, 4:-1] == pad).all()
+    assert torch.equal(broken[1, 0, :3], tokenize(model, ["breakfast"], s).ids[0, 0, :3])
+    captions = tokenize(model, ["a cat BREAK a dog"], s).ids
+    assert not torch.equal(captions[0], broken[0]), "in a caption it is a word"
+
+
 def test_brackets_are_plain_text_without_weighted_captions(model: Model) -> None:
     assert tokenize(model, ["(cat:1.5)"], Settings()).weights is None
     plain, bracketed = encode(model, ["cat", "(cat:1.5)"], Settings())

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from trainer.models import Model, clip
 from trainer.models.configs import CONFIGS, TOKENIZER
 from trainer.models.families import FAMILY_NAMES, INPAINTING, TEXT_ENCODERS, parts_of
-from trainer.models.identify import KEY, Identity, weights_file
+from trainer.models.identify import KEY, Identity, identify, weights_file
 from trainer.models.tensors import read_tensors
 from trainer.report import Failure
 
@@ -66,6 +66,16 @@ def load(
     )
 
 
+def load_text_encoders(model: Model, report: "Reporter") -> list[Any]:
+    """The text encoders of a model that was loaded before, once more from its files, on the processor, frozen."""
+    identity = identify(str(model.source))
+    assert identity.family is not None
+    names = [name for name, *_ in TEXT_ENCODERS[identity.family]]
+    read = _from_folder if identity.kind == "diffusers" else _from_file
+    parts, _ = read(identity, dict.fromkeys(names, model.dtype), report)
+    return [parts[name].requires_grad_(False).eval() for name in names]
+
+
 Parts = tuple[dict[str, Any], Path]
 
 
@@ -100,18 +110,20 @@ def _from_folder(identity: Identity, dtypes: Mapping[str, Any], report: "Reporte
 
 
 def _from_file(identity: Identity, dtypes: Mapping[str, Any], report: "Reporter") -> Parts:
-    """Read the file once, memory-mapped, and give each part its tensors."""
+    """Read the file once, memory-mapped, and give each part that `dtypes` names its tensors."""
     assert identity.path is not None
     assert identity.family is not None
     configs = CONFIGS[identity.family]
     tensors = read_tensors(identity.path, identity.format)
     parts: dict[str, Any] = {}
-    for done, name in enumerate(("unet", "vae")):
-        report.phase("loading model", done, len(dtypes))
+    for name in ("unet", "vae"):
+        if name not in dtypes:
+            continue
+        report.phase("loading model", len(parts), len(dtypes))
         changes = _changes(identity) if name == "unet" else {}
         parts[name] = from_original(name, tensors, configs, dtypes[name], **changes)
-    for done, (name, prefix, layout) in enumerate(TEXT_ENCODERS[identity.family], 2):
-        report.phase("loading model", done, len(dtypes))
+    for name, prefix, layout in TEXT_ENCODERS[identity.family]:
+        report.phase("loading model", len(parts), len(dtypes))
         config = _class(name).config_class.from_pretrained(str(configs), subfolder=name, local_files_only=True)
         states = clip.LAYOUTS[layout](tensors, prefix, config.num_hidden_layers)
         parts[name] = _text_encoder(name, config, states, dtypes[name])

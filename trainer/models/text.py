@@ -1,5 +1,6 @@
 """What the text encoders make of a caption: windows of 75 tokens, clip skip, and words that weigh more or less."""
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -7,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from trainer.emphasis import parse_weights
 from trainer.report import Failure
 
 if TYPE_CHECKING:
@@ -37,22 +39,23 @@ PADS: Mapping[str, tuple[int | None, ...]] = {"sd2": (0,), "sdxl": (None, 0)}
 """What fills the windows of each text encoder of a family; None is the end token. OpenCLIP's encoders know 0."""
 
 
-def encode(model: "Model", captions: Sequence[str], settings: "Settings") -> Told:
-    """What the text encoders make of captions; n = `max_token_length` / 75.
+def encode(model: "Model", captions: Sequence[str], settings: "Settings", as_prompts: bool = False) -> Told:
+    """What the text encoders make of captions; n = `max_token_length` / 75. With `as_prompts`, as web UIs read prompts:
+    always with weights, which leave the mean as it was, and BREAK goes on in the next window.
 
     Stable Diffusion 1 and 2: `settings.clip_skip` k takes the k-th state from the end (0 and 1: the last), through the
     final layer norm. SDXL (Podell et al. 2023, section 2.1): the last but one state of both encoders side by side,
     without a norm, whatever clip skip says, and the second encoder's pooled text of the first window.
     Gradients flow when an encoder's adapter is trained.
     """
-    tokens = [tokenize(model, captions, settings, which) for which in range(len(model.text_encoders))]
+    tokens = [tokenize(model, captions, settings, which, as_prompts) for which in range(len(model.text_encoders))]
     if model.family != "sdxl":
-        states = _windows(_states(model.text_encoders[0], tokens[0].ids, settings.clip_skip), tokens[0])
+        states = _windows(_states(model.text_encoders[0], tokens[0].ids, settings.clip_skip), tokens[0], as_prompts)
         return Told(states)
     both, pooled = [], None
     for encoder, its in zip(model.text_encoders, tokens, strict=True):
         output = encoder(_flat(its.ids, encoder), output_hidden_states=True)
-        both.append(_windows(output.hidden_states[-2], its))
+        both.append(_windows(output.hidden_states[-2], its, as_prompts))
         pooled = getattr(output, "text_embeds", None)
     assert pooled is not None
     return Told(torch.cat(both, dim=-1), pooled.unflatten(0, its.ids.shape[:2])[:, 0])
@@ -62,14 +65,21 @@ def _flat(ids: Tensor, encoder: Any) -> Tensor:
     return ids.flatten(0, 1).to(next(encoder.parameters()).device)
 
 
-def _windows(states: Tensor, tokens: Tokens) -> Tensor:
+def _windows(states: Tensor, tokens: Tokens, keeps_mean: bool = False) -> Tensor:
     """[B n, 77, dim] put together to [B, 75 n + 2, dim]: the first begin, all that is between, the last end."""
     states = states.unflatten(0, tokens.ids.shape[:2])
-    middle = states[:, :, 1:-1]
-    if tokens.weights is not None:
-        middle = middle * tokens.weights.to(middle).unsqueeze(-1)
-    begin, end = states[:, 0, :1], states[:, -1, -1:]
-    return torch.cat((begin, middle.flatten(1, 2), end), dim=1)
+    begin, middle, end = states[:, 0, :1], states[:, :, 1:-1].flatten(1, 2), states[:, -1, -1:]
+    plain = torch.cat((begin, middle, end), dim=1)
+    if tokens.weights is None:
+        return plain
+    weighted = torch.cat((begin, middle * tokens.weights.to(middle).flatten(1).unsqueeze(-1), end), dim=1)
+    return _with_mean_of(plain, weighted) if keeps_mean else weighted
+
+
+def _with_mean_of(plain: Tensor, weighted: Tensor) -> Tensor:
+    """`weighted` times what gives each caption the mean that it has in `plain`, as web UIs do."""
+    before, after = (states.float().mean(dim=(1, 2), keepdim=True) for states in (plain, weighted))
+    return weighted * torch.where(after == 0, 1.0, before / after).to(weighted)
 
 
 def _states(encoder: Any, ids: Tensor, clip_skip: int) -> Tensor:
@@ -87,19 +97,24 @@ def _states(encoder: Any, ids: Tensor, clip_skip: int) -> Tensor:
     return normed
 
 
-def tokenize(model: "Model", captions: Sequence[str], settings: "Settings", encoder: int = 0) -> Tokens:
+def tokenize(
+    model: "Model", captions: Sequence[str], settings: "Settings", encoder: int = 0, as_prompts: bool = False
+) -> Tokens:
     """Captions as windows of token ids, longer ones cut at `max_token_length`; weights if weighted captions are on.
 
     The ids are those of the encoder number `encoder`: they differ in what fills the windows.
     """
     tokenizer, windows = model.tokenizers[0], settings.max_token_length // WINDOW
-    if settings.weighted_captions:
-        rows = [_weighted(tokenizer, caption) for caption in captions]
-    else:
-        rows = [[(token, 1.0) for token in _ids(tokenizer, caption)] for caption in captions]
     begin, end = tokenizer.bos_token_id, tokenizer.eos_token_id
     pad = PADS.get(model.family, (None,))[encoder]
     pad = tokenizer.pad_token_id if pad is None else pad
+    has_weights = settings.weighted_captions or as_prompts
+    if as_prompts:
+        rows = [_in_windows([_weighted(tokenizer, part) for part in BREAK.split(text)], end, pad) for text in captions]
+    elif has_weights:
+        rows = [_weighted(tokenizer, caption) for caption in captions]
+    else:
+        rows = [[(token, 1.0) for token in _ids(tokenizer, caption)] for caption in captions]
     length = windows * WINDOW
     ids = torch.full((len(rows), length + 1), pad)
     weights = torch.ones(len(rows), length)
@@ -112,7 +127,26 @@ def tokenize(model: "Model", captions: Sequence[str], settings: "Settings", enco
     ids = torch.cat((torch.full_like(last, begin), middle, last), dim=-1)
     if pad != end and windows > 1:
         _end_each_window(ids, end, pad)
-    return Tokens(ids, weights.view(-1, windows, WINDOW) if settings.weighted_captions else None)
+    return Tokens(ids, weights.view(-1, windows, WINDOW) if has_weights else None)
+
+
+BREAK = re.compile(r"\s*\bBREAK\b\s*")
+"""What ends a window of a prompt before it is full."""
+
+
+def _in_windows(parts: list[list[tuple[int, float]]], end: int, pad: int) -> list[tuple[int, float]]:
+    """The tokens of all parts, each part from the beginning of a window on."""
+    row: list[tuple[int, float]] = []
+    for part in parts:
+        if room := -len(row) % WINDOW:
+            row += [(end, 1.0), *[(pad, 1.0)] * (room - 1)]
+        row += part
+    return row
+
+
+def is_plain(prompt: str) -> bool:
+    """Whether a prompt is read as a caption is: nothing in it weighs more or less, and no window ends early."""
+    return parse_weights(prompt) == [(prompt, 1.0)] and not BREAK.search(prompt)
 
 
 def _end_each_window(ids: Tensor, end: int, pad: int) -> None:
@@ -128,6 +162,4 @@ def _ids(tokenizer: Any, text: str) -> list[int]:
 
 
 def _weighted(tokenizer: Any, caption: str) -> list[tuple[int, float]]:
-    from trainer.emphasis import parse_weights
-
     return [(token, weight) for text, weight in parse_weights(caption) for token in _ids(tokenizer, text)]

@@ -21,7 +21,7 @@ def prompts_of(path: Path) -> str:
         data = json.loads(text) if path.suffix.lower() == ".json" else _merged(tomllib.loads(text).get("prompt"))
     except RecursionError:
         raise ValueError("it is nested too deeply") from None
-    if not isinstance(data, list) or not all(isinstance(item, Mapping) for item in data):
+    if not isinstance(data, list) or not all(isinstance(item, Mapping | str) for item in data):
         raise ValueError("it does not hold a list of prompts")
     return "\n".join(map(_line, data))
 
@@ -34,7 +34,9 @@ def _merged(table: Any) -> Any:
     return [{**common, **item} for item in table["subset"] if isinstance(item, Mapping)]
 
 
-def _line(prompt: Mapping[str, Any]) -> str:
+def _line(prompt: Mapping[str, Any] | str) -> str:
+    if isinstance(prompt, str):
+        return " ".join(prompt.split())
     words = [str(prompt.get("prompt", ""))]
     words += [f"--{letter} {prompt[key]}" for key, letter in LETTERS.items() if prompt.get(key) not in (None, "")]
     return " ".join(" ".join(words).split())

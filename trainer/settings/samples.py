@@ -15,10 +15,11 @@ class Samples(Section):
     sample_every_n_steps: int = setting(0, "Sample every n steps", "0 = not by steps.", ge=0, soft_max=1000)
     sample_every_n_epochs: int = setting(0, "Sample every n epochs", "Wins over Sample every n steps. 0 = not by epochs.", ge=0, soft_max=100)
     sample_at_first: bool = setting(False, "Sample at first", "Also before the first step, to compare with.")
-    sample_sampler: str = setting("euler_a", "Sampler", "How sample pictures are drawn.", choices=SAMPLERS)
+    sample_sampler: str = setting("euler_a", "Sample sampler", "How sample pictures are drawn.", choices=SAMPLERS)
     sample_prompts: str = setting(
         "",
         "Sample prompts",
-        "One picture a line. --n what not to show, --w width, --h height, --d seed, --l guidance, --s steps. Lines that begin with # rest.",
+        "One picture a line, (word:1.3) counts more. --n what not to show, --w width, --h height, --d seed, --l guidance, --s steps, "
+        "--ss sampler. Lines that begin with # rest. A picture's text from a web UI works too, and so does the path of a file.",
         kind="lines",
     )
