@@ -427,16 +427,17 @@ def test_what_the_learning_rate_curve_shows_is_what_is_used(make: Make, tmp_path
 # What goes wrong.
 
 
-def test_a_loss_that_is_no_number_ends_the_run_and_names_the_pictures(
-    make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(("factor", "word"), [(torch.nan, "nan"), (torch.inf, "inf"), (1e6, r"[\d.]+e\+0[56]")])
+def test_a_loss_that_is_no_number_or_explodes_ends_the_run_and_names_the_pictures(
+    factor: float, word: str, make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     real = train.Objective.__call__
 
     def loss_of(objective: Any, batch: Any, step: int, place: int) -> torch.Tensor:
-        return real(objective, batch, step, place) * (torch.nan if step == 2 else 1)
+        return real(objective, batch, step, place) * (factor if step == 2 else 1)
 
     monkeypatch.setattr(train.Objective, "__call__", loss_of)
-    with pytest.raises(Failure, match=r"loss became nan at step 3\b.*cat\d\.bmp") as failed:
+    with pytest.raises(Failure, match=rf"loss became {word} at step 3\b.*cat\d\.bmp") as failed:
         trainings.run(make(epoch=4, save_every_n_steps=1), tmp_path / "run")
     assert "Learning rate" in failed.value.advice
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [

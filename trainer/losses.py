@@ -22,6 +22,11 @@ READ_EVERY = 0.5
 """Seconds between two looks at the device. Each look waits for it; on the processor there is nothing to wait for."""
 
 
+EXPLODED = 1000
+"""A loss so many times the average before it, or a hundred where that is small, is not of this run any more: weights by
+timestep make one loss at most some hundred times another."""
+
+
 @dataclass(frozen=True)
 class _Waiting:
     """A step whose loss may still be on the device: `loss` is the mean over its batches, a tensor of one number."""
@@ -63,13 +68,14 @@ class Losses:
         return math.fsum(self.recent) / len(self.recent) if self.recent else math.nan
 
     def read(self) -> list[Step]:
-        """Everything that waits, as events. Raises `Failure` that names the pictures when a loss is no number."""
+        """Everything that waits, as events. Raises `Failure` that names the pictures when a loss is no number
+        or has exploded."""
         waiting, self._waiting = self._waiting, []
         self._looked = time.monotonic()
         values = torch.stack([one.loss for one in waiting]).tolist() if waiting else []
         events = []
         for one, value in zip(waiting, values, strict=True):
-            if not math.isfinite(value):
+            if not math.isfinite(value) or value > EXPLODED * max(self.average, 0.1):
                 raise broken(one.step, value, one.pictures)
             self.recent.append(value)
             events.append(
@@ -81,10 +87,10 @@ class Losses:
 
 
 def broken(step: int, value: float, pictures: Sequence[Picture]) -> Failure:
-    """Why a run whose loss is NaN or infinite ends, and what can be done about it."""
+    """Why a run whose loss is NaN, infinite or far too large ends, and what can be done about it."""
     names = ", ".join(sorted({picture.path.name for picture in pictures})[:8])
     return Failure(
-        f"The loss became {value} at step {step}, so nothing useful would be learnt from there on. "
+        f"The loss became {value:.4g} at step {step}, so nothing useful would be learnt from there on. "
         f"The step showed {names}.",
         "Files saved before are good. Use a lower Learning rate; with Mixed precision fp16 try bf16 or no. "
         "If it happens with the same pictures again, take these out.",
