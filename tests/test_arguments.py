@@ -31,6 +31,7 @@ from trainer.arguments import parse_arguments
         ("weight_decay=0.1,betas=0.9,0.99,eps=1e-8", {"weight_decay": 0.1, "betas": (0.9, 0.99), "eps": 1e-8}),
         ("step_rules=1:10,0.1:20,0.01", {"step_rules": "1:10,0.1:20,0.01"}),
         ("num_decay_steps=25%", {"num_decay_steps": 0.25}),
+        ("decay_type=1-sqrt warmup_type='1-sqrt'", {"decay_type": "1-sqrt", "warmup_type": "1-sqrt"}),
     ],
 )  # fmt: skip
 def test_arguments_in_every_spelling(text: str, expected: dict[str, Any]) -> None:

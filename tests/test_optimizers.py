@@ -18,8 +18,10 @@ from trainer.optimizers import (
     rates,
     set_rates,
 )
-from trainer.schedules import Span, factor
+from trainer.plan import warmup
+from trainer.schedules import SCHEDULES, Span, factor, rate_at, span_of
 from trainer.settings import Settings
+from trainer.tabulated import Tabulated
 
 CPU = torch.device("cpu")
 RATES = {"SGDNesterov": 0.05, "SGDNesterov8bit": 0.05, "SGDScheduleFree": 1.0}
@@ -75,6 +77,90 @@ def test_it_learns(name: str) -> None:
     problem = Problem(settings(name))
     before = problem.loss().item()
     assert problem.steps(300, Span(300, 30)) < 0.5 * before
+
+
+GOLDEN: dict[str, list[float]] = {
+    "AdamW": [0.924274, 0.857839, 0.684055],
+    "AdamW8bit": [0.924274, 0.857848, 0.684285],
+    "PagedAdamW": [0.924274, 0.857839, 0.684055],
+    "PagedAdamW8bit": [0.924274, 0.857848, 0.684285],
+    "PagedAdamW32bit": [0.924274, 0.857839, 0.684055],
+    "AdamWScheduleFree": [0.925695, 0.87794, 0.754071],
+    "RAdamScheduleFree": [0.936959, 0.935113, 0.927608],
+    "Adafactor": [0.936476, 0.935319, 0.933073],
+    "Lion": [0.924212, 0.856718, 0.683474],
+    "Lion8bit": [0.924212, 0.856718, 0.683472],
+    "PagedLion8bit": [0.924212, 0.856718, 0.683472],
+    "Prodigy": [0.936954, 0.936917, 0.936218],
+    "prodigyplus.ProdigyPlusScheduleFree": [0.936956, 0.936945, 0.936921],
+    "DAdaptation": [0.936955, 0.936895, 0.9303],
+    "DAdaptAdamPreprint": [0.936955, 0.936895, 0.9303],
+    "DAdaptAdam": [0.936955, 0.936916, 0.935929],
+    "DAdaptAdaGrad": [0.936958, 0.936957, 0.936954],
+    "DAdaptAdan": [0.936959, 0.936957, 0.936946],
+    "DAdaptAdanIP": [0.936959, 0.936957, 0.936943],
+    "DAdaptLion": [0.936958, 0.936951, 0.936936],
+    "DAdaptSGD": [0.936959, 0.936959, 0.936959],
+    "bitsandbytes.optim.AdEMAMix8bit": [0.924257, 0.857573, 0.682771],
+    "bitsandbytes.optim.PagedAdEMAMix8bit": [0.924257, 0.857573, 0.682771],
+    "pytorch_optimizer.CAME": [0.669576, 1.57552, 0.46665],
+    "SGDNesterov": [0.935658, 0.923664, 0.885446],
+    "SGDNesterov8bit": [0.935966, 0.924858, 0.88738],
+    "SGDScheduleFree": [0.929828, 0.903748, 0.852519],
+}  # fmt: skip
+"""The loss after 3, 9 and 18 steps with the defaults of each optimizer; the rate climbs in each of the three parts."""
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_golden_losses(name: str) -> None:
+    """A change that should not alter results must not alter these."""
+    problem = Problem(settings(name), laid_out=True)
+    found = [problem.steps(count, Span(60, 30)) for count in (3, 6, 9)]
+    assert found == pytest.approx(GOLDEN[name], rel=1e-3)
+
+
+SHAPES: dict[str, tuple[dict[str, Any], list[float]]] = {
+    "constant": ({}, [0.578803, 0.252554, 0.0564956]),
+    "constant_with_warmup": ({"lr_warmup": 50}, [0.907695, 0.575902, 0.107343]),
+    "linear": ({}, [0.751234, 0.329589, 0.119357]),
+    "cosine": ({}, [0.751234, 0.318757, 0.127271]),
+    "cosine_with_restarts": ({"lr_scheduler_num_cycles": 3}, [0.751234, 0.395731, 0.12667]),
+    "cosine_with_min_lr": ({"lr_scheduler_args": "min_lr_rate=0.3"}, [0.751234, 0.316932, 0.0873547]),
+    "polynomial": ({"lr_scheduler_power": 3, "lr_scheduler_args": "lr_end=1e-3"}, [0.751234, 0.36607, 0.189921]),
+    "inverse_sqrt": ({"lr_scheduler_args": "timescale=2"}, [0.751234, 0.381239, 0.131961]),
+    "warmup_stable_decay": (
+        {"lr_scheduler_args": "num_decay_steps=0.8 decay_type=1-sqrt min_lr_ratio=0.1"},
+        [0.720521, 0.313508, 0.115906],
+    ),
+    "piecewise_constant": ({"lr_scheduler_args": "step_rules=1:4,0.5:9,0.2"}, [0.578803, 0.30868, 0.151742]),
+    "adafactor": ({"lr_warmup": 0}, [0.578803, 0.252554, 0.0564956]),
+    "CosineAnnealingLR": ({"lr_scheduler_args": "T_max=9 eta_min=1e-3"}, [0.593314, 0.367481, 0.116101]),
+    "StepLR": ({"lr_scheduler_args": "step_size=5 gamma=0.3"}, [0.578803, 0.3283, 0.270174]),
+}
+"""For each schedule and class: options, and the loss after 3, 9 and 27 steps of AdamW."""
+
+
+@pytest.mark.parametrize("name", SHAPES)
+def test_golden_losses_of_schedules(name: str) -> None:
+    options, expected = SHAPES[name]
+    which = {"lr_scheduler" if name in SCHEDULES else "lr_scheduler_type": name}
+    s = settings("AdamW", **which, **options)
+    problem = Problem(s)
+    span = None if name == "StepLR" else span_of(s, 27, warmup(s, 27))
+    table = Tabulated(s, problem.optimizer, 27) if span is None else None
+    found = []
+    for step in range(27):
+        if table is not None:
+            table.set(problem.optimizer, step)
+        else:
+            set_rates(problem.optimizer, lambda rate, step=step: rate_at(s, step, rate, span))  # type: ignore[arg-type, misc]
+        loss = problem.steps(1)
+        found += [loss] if step + 1 in (3, 9, 27) else []
+    assert found == pytest.approx(expected, rel=1e-4)
+
+
+def test_every_schedule_has_golden_losses() -> None:
+    assert {*SCHEDULES} <= {*SHAPES}
 
 
 @pytest.mark.parametrize("name", OPTIMIZERS)
@@ -309,3 +395,12 @@ def test_what_only_importing_shows_is_a_sentence_too(monkeypatch: pytest.MonkeyP
     monkeypatch.undo()
     with pytest.raises(ValueError, match=r"does not accept these rates and weights: .*2D"):
         make_optimizer(Settings(optimizer="torch.optim.Muon"), {"unet": [torch.nn.Parameter(torch.ones(3))]}, CPU)
+
+
+def test_pages_are_left_out_where_there_is_no_graphics_card() -> None:
+    """The library has them for large tensors only, and for none on the processor."""
+    large = torch.nn.Parameter(torch.ones(400, 400))
+    optimizer = make_optimizer(settings("bitsandbytes.optim.PagedAdEMAMix8bit"), {"unet": [large]}, CPU)
+    large.grad = torch.ones_like(large)
+    optimizer.step()
+    assert large.max() < 1

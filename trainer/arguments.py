@@ -8,7 +8,7 @@ MARKS = "\"'“”„‘’`"
 BETWEEN = " \t\r\n,;\\" + MARKS
 NAME = re.compile(rf"(?:^|(?<=[\s,;\\{MARKS}]))(?:--)?([A-Za-z_]\w*)\s*=(?!=)\s*")
 WORDS = {"true": True, "false": False, "none": None}
-WORD = re.compile(r"[A-Za-z][\w.-]*")
+WORD = re.compile(r"(?:\d+-)?[A-Za-z][\w.-]*")
 STAIRS = re.compile(r"[\d.eE+-]+(:\d+)?(,[\d.eE+-]+(:\d+)?)*")
 PERCENT = re.compile(r"(\d+(?:\.\d*)?|\.\d+)\s*%")
 

@@ -35,6 +35,7 @@ class OptimizerType:
     itself, wants 1 from the user, and knows one rate for all parts. With `averages` the weights to use are an average
     of those that are trained (Defazio et al. 2024), and the schedule is built in. Without `elementwise` the shape of a
     tensor matters to it. With `eight_bit` its memory of large tensors is kept in 8 bits (Dettmers et al. 2022).
+    `on_cpu` is the same one without pages between a graphics card and the processor, where the library has no pages.
     """
 
     path: str
@@ -44,6 +45,7 @@ class OptimizerType:
     averages: bool = False
     elementwise: bool = True
     eight_bit: bool = False
+    on_cpu: str = ""
 
 
 MIN_8BIT_SIZE = 4096
@@ -84,7 +86,8 @@ OPTIMIZERS: Registry[OptimizerType] = Registry(
         "DAdaptSGD": OptimizerType("pytorch_optimizer.optimizer.dadapt.DAdaptSGD", finds_rate=True),
         "bitsandbytes.optim.AdEMAMix8bit": OptimizerType("bitsandbytes.optim.ademamix.AdEMAMix8bit", eight_bit=True),
         "bitsandbytes.optim.PagedAdEMAMix8bit": OptimizerType(
-            "bitsandbytes.optim.ademamix.PagedAdEMAMix8bit", eight_bit=True
+            "bitsandbytes.optim.ademamix.PagedAdEMAMix8bit",
+            eight_bit=True, on_cpu="bitsandbytes.optim.ademamix.AdEMAMix8bit",
         ),
         "pytorch_optimizer.CAME": OptimizerType("pytorch_optimizer.optimizer.came.CAME", elementwise=False),
         "SGDNesterov": OptimizerType("torch.optim.sgd.SGD", NESTEROV, fused=("cpu", "cuda", "mps")),
@@ -284,7 +287,7 @@ def make_optimizer(
     complaint = wrong_arguments(s.optimizer, arguments)
     if complaint:
         raise ValueError(complaint)
-    kind = load(s.optimizer, row.path)
+    kind = load(s.optimizer, row.on_cpu if row.on_cpu and device.type == "cpu" else row.path)
     options = {**row.defaults, **arguments}
     if device.type in row.fused and not {"fused", "foreach"} & set(arguments):
         options["fused"] = True
