@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from app import runs, tensorboard
+from app import promptbox, runs, tensorboard
 from app.view import view_of
 from trainer.declare import Section
 from trainer.jobs import jobs
@@ -14,11 +14,15 @@ Deed = Callable[[str, Any], str | None]
 """Gets the id of a run and the request; returns the id of the run to show from now on, None to stay."""
 
 
-def perform(verb: str, run: str, request: Any = None) -> str | None:
+def perform(verb: str, run: str, request: Any = None, text: str = "") -> str | None:
     """Do what a button says about a run; returns the id of the run to show from now on, None to stay.
+    `text` is what stands in the field beside the button.
 
     Raises `ValueError` (or `OSError`) with a sentence when it cannot be done.
     """
+    if verb in WITH_TEXT:
+        WITH_TEXT[verb](run, text)
+        return None
     deed = DEEDS.get(verb)
     return deed(run, request) if deed else None
 
@@ -69,6 +73,9 @@ def _open_tensorboard(run: str, request: Any) -> None:
     if view is not None:
         tensorboard.open_for(view)
 
+
+WITH_TEXT: dict[str, Callable[[str, str], object]] = {"prompts": promptbox.use, "draw": promptbox.draw}
+"""Get the id of a run and the text beside the button."""
 
 DEEDS: dict[str, Deed] = {
     "stop": _command("stop"),

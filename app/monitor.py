@@ -19,6 +19,7 @@ from gradio.context import Context
 
 from app import history, runpanel, runs, tensorboard
 from app.deeds import perform
+from app.promptbox import LONGEST, prompts
 from app.runs import GOING
 from app.view import View, view_of
 
@@ -29,8 +30,12 @@ SHARED_FOR = 0.5
 """Seconds for which all pages get the same answer about a run."""
 REMEMBERED = 8
 
+WRITING = ("draft", "prompts", "draw")
+"""What a page says while somebody writes sample prompts, and when they are to be used."""
+
 Have = dict[str, Any]
-"""What a page shows: {"run": id, "parts": {name: fingerprint}, "pace": seconds, "deleted": a run just deleted}."""
+"""What a page shows: {"run": id, "parts": {name: fingerprint}, "pace": seconds, "deleted": a run just deleted, "draft":
+[run, its sample prompts as somebody is writing them]}."""
 
 
 @dataclass(frozen=True)
@@ -53,7 +58,7 @@ def run_panel(run_id: gr.State, only: Sequence[str] = (), empty: str = EMPTY) ->
     """
 
     def tell(chosen: str, shown: Have, request: gr.Request | None) -> Told:
-        return told_of_run(chosen, only, empty, request)
+        return told_of_run(chosen, only, empty, request, shown.get("draft"))
 
     return _live("run", run_id, tell)
 
@@ -107,8 +112,11 @@ def _live(kind: str, run_id: gr.State, tell: Teller, *more: str) -> gr.HTML:
         said = _said(event)
         shown = shown or {}
         verb, run = str(said.get("verb", "")), str(said.get("run") or shown.get("run", ""))
-        other = do(verb, run, request)
-        shown = {**shown, "deleted": run if verb == "delete" else ""}
+        text = said.get("text")
+        text = text[:LONGEST] if isinstance(text, str) else ""
+        other = do(verb, run, request, text)
+        draft = [run, text] if verb in WRITING else shown.get("draft")
+        shown = {**shown, "deleted": run if verb == "delete" else "", "draft": draft}
         told = tell(chosen if other is None else other, shown, request)
         return [gr.skip() if other is None else other, *updates(told, shown)]
 
@@ -126,14 +134,14 @@ def _memory(value: Any) -> gr.HTML:
 
 
 def _said(event: gr.EventData) -> dict[str, Any]:
-    """What a button says: {"verb", "run"}."""
+    """What a button says: {"verb", "run", "text"}, the latter from the field beside it."""
     return event._data if isinstance(event._data, dict) else {}
 
 
-def do(verb: str, run: str, request: gr.Request | None = None) -> str | None:
+def do(verb: str, run: str, request: gr.Request | None = None, text: str = "") -> str | None:
     """Do what a button says and return the run to show from now on, None to stay; troubles are shown as a message."""
     try:
-        return perform(verb, run, request)
+        return perform(verb, run, request, text)
     except (ValueError, OSError) as trouble:
         gr.Warning(str(trouble))
         return None
@@ -156,13 +164,21 @@ def updates(told: Told, shown: Have) -> list[Any]:
     return [value if changed else gr.skip(), have, gr.Timer(told.pace) if other_pace else gr.skip()]
 
 
-def told_of_run(chosen: str, only: Sequence[str] = (), empty: str = EMPTY, request: gr.Request | None = None) -> Told:
-    """The panel of a run; where `chosen` is none (any more), of the newest."""
+def told_of_run(
+    chosen: str,
+    only: Sequence[str] = (),
+    empty: str = EMPTY,
+    request: gr.Request | None = None,
+    draft: Sequence[str] | None = None,
+) -> Told:
+    """The panel of a run; where `chosen` is none (any more), of the newest. `draft`: [run, prompts being written]."""
     run = chosen if runs.find(chosen) is not None else newest(only)
     seen = look(run) if run else None
     if seen is None:
         return Told(run, runpanel.empty(empty), SLOW)
     view, parts = seen
+    if draft and draft[0] == run:
+        parts = {**parts, "prompts": prompts(view, draft[1])}
     return Told(run, {**parts, "tensorboard": tensorboard.offer(view, request)}, SLOW if view.over else FAST)
 
 

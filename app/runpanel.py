@@ -8,6 +8,7 @@ from html import escape
 
 from app import output
 from app.ending import ending
+from app.promptbox import prompts
 from app.runs import GOING
 from app.view import View
 from app.words import duration, size_of, speed
@@ -171,6 +172,7 @@ PARTS: dict[str, Callable[[View], str]] = {
     "ending": ending,
     "loss": output.loss,
     "samples": output.samples,
+    "prompts": prompts,
     "results": output.results,
     "files": output.files,
     "notes": output.notes,

@@ -187,10 +187,14 @@ def settings_of(run: str) -> Section:
 
 def resume_settings(run: str) -> Section:
     """The settings of a run with its newest training state to resume from; `ValueError` when it saved none."""
-    state = runfolder.newest_state(_must_find(run))
+    folder = _must_find(run)
+    state = runfolder.newest_state(folder)
     if state is None:
         raise ValueError("This run has saved no training state to go on from; start it again instead.")
-    return settings_of(run).changed(resume=str(state))
+    settings = settings_of(run)
+    if (folder / runfolder.PROMPTS).is_file():  # they were changed on the way
+        settings = settings.changed(sample_prompts=runfolder.prompts(folder, ""))
+    return settings.changed(resume=str(state))
 
 
 def delete(run: str) -> None:

@@ -36,12 +36,17 @@ class View:
     """Names of the runs that come before this one in the queue."""
     busy_with: tuple[str, str] | None = None
     """(id, name) of the run that is on while this one waits or is over."""
-    can_sample: bool = True
-    """Whether there are sample prompts."""
+    prompts: str = ""
+    """The sample prompts as they stand now."""
     asked: Sequence[str] = ()
     """Commands that the run has not taken up yet."""
     stopping_for: float = 0.0
     resumable: bool = False
+
+    @property
+    def can_sample(self) -> bool:
+        """Whether there are sample prompts."""
+        return bool(self.prompts.strip())
 
     @property
     def over(self) -> bool:
@@ -112,7 +117,7 @@ def view_of(run: str) -> View | None:
         log=log(info.folder),
         ahead=[other.name or other.id for other in ahead],
         busy_with=next(((other.id, other.name or other.id) for other in others if other.state in GOING), None),
-        can_sample=_has_prompts(info.folder),
+        prompts=runfolder.prompts(info.folder, _first_prompts(info.folder)),
         asked=asked,
         stopping_for=_stopping_for(info.id, info.state == "stopping" or (info.state in GOING and "stop" in asked)),
         resumable=info.state in ENDED and info.job == Training.name and told.newest_state() is not None,
@@ -120,8 +125,8 @@ def view_of(run: str) -> View | None:
 
 
 @lru_cache(maxsize=64)
-def _has_prompts(folder: Path) -> bool:
-    return bool(str(runfolder.read_json(folder / runfolder.SETTINGS).get("sample_prompts") or "").strip())
+def _first_prompts(folder: Path) -> str:
+    return str(runfolder.read_json(folder / runfolder.SETTINGS).get("sample_prompts") or "")
 
 
 _since: dict[str, float] = {}

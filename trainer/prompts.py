@@ -82,6 +82,8 @@ FACTS: dict[str, tuple[str, Callable[[str], Any]]] = {
 
 NETWORK = re.compile(r"\s*<(?:lora|lyco|hypernet):[^<>]*>", re.IGNORECASE)
 ENDINGS = (".txt", ".toml", ".json")
+PATH = re.compile(r"[/\\~]|\.{1,2}[/\\]|[A-Za-z]:[/\\]")
+"""How a path begins that may have blanks in it; a prompt does not."""
 
 
 class Read(NamedTuple):
@@ -171,8 +173,7 @@ def prompt_file(text: str) -> Path | None:
         return None
     with suppress(RuntimeError, OSError):  # nobody's home; a name too long
         path = Path(word).expanduser()
-        looks_like_one = "/" in word or "\\" in word or not re.search(r"\s", word)
-        return path if looks_like_one or path.is_file() else None
+        return path if PATH.match(word) or not re.search(r"\s", word) or path.is_file() else None
     return None
 
 

@@ -85,6 +85,14 @@ def read_json(path: Path) -> dict[str, Any]:
     return {}
 
 
+def prompts(folder: Path, usual: str) -> str:
+    """The sample prompts of a run as they stand now: those that somebody put there since, else the `usual` ones."""
+    try:
+        return (folder / PROMPTS).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError):
+        return usual
+
+
 def safe_name(name: str) -> str:
     """`name` as part of a file name on every system: letters, digits, dot, dash and underscore, at most 40."""
     return re.sub(r"[^\w.-]+", "-", name).strip("-._")[:40].strip("-._") or "run"

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from trainer import runfolder
 from trainer.devices import is_out_of_memory
 from trainer.diffusion import mixed_seed
 from trainer.events import Sample
@@ -20,7 +21,6 @@ from trainer.optimizers import averaged
 from trainer.plan import due
 from trainer.prompts import Prompt, read_prompts
 from trainer.report import Failure
-from trainer.runfolder import PROMPTS
 from trainer.samplers import SAMPLERS
 
 if TYPE_CHECKING:
@@ -62,7 +62,7 @@ class Painter:
         if not self.draws:
             return []
         s = self.s
-        found = read_prompts(newest_prompts(self.report, s))
+        found = read_prompts(runfolder.prompts(self.report.folder, s.sample_prompts))
         remarks = [(f"{problem} It is left out.", "warning") for problem in found.problems]
         remarks += [(note, "info") for note in found.notes]
         if remarks != self._told:
@@ -143,14 +143,6 @@ def _about(prompt: Prompt, progress: Progress) -> Any:
 def sized(prompt: Prompt, model: Model) -> Prompt:
     """The prompt with the model's own size where it names none."""
     return replace(prompt, width=prompt.width or model.size, height=prompt.height or model.size)
-
-
-def newest_prompts(report: Reporter, s: Settings) -> str:
-    """The sample prompts as they stand now: those left in the run's folder, else those of the settings."""
-    try:
-        return (report.folder / PROMPTS).read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError):
-        return s.sample_prompts
 
 
 def asked_for(s: Settings) -> list[str]:

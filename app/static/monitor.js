@@ -116,7 +116,14 @@ window.loomRun = (() => {
   /* Buttons. One that says what would be lost asks once more. */
 
   function begin(root, trigger, events) {
-    const emit = (verb, node) => trigger(events.includes(verb) ? verb : "act", { verb, run: node.dataset.run || "" });
+    const written = (node) => node.closest("[data-form]")?.querySelector("textarea")?.value || "";
+    const emit = (verb, node) => trigger(events.includes(verb) ? verb : "act", { verb, run: node.dataset.run || "", text: written(node) });
+    root.addEventListener("input", (event) => {
+      const box = event.target.closest("textarea[data-run]");
+      if (!box) return;
+      clearTimeout(box.pause);
+      box.pause = setTimeout(() => emit("draft", box), 400);
+    });
     root.addEventListener("click", (event) => {
       const button = event.target.closest("[data-verb]");
       if (button && root.contains(button)) {

@@ -183,6 +183,39 @@ def test_what_a_person_does_in_the_panel_stays(site: Site, browser_page: Page) -
     assert len(fetched) == len(set(fetched)), "a picture was fetched twice"
 
 
+def test_sample_prompts_can_be_changed_on_the_way(site: Site, browser_page: Page) -> None:
+    site.train()
+    page = show(browser_page, site)
+    wait_for_step(page, 3)
+    page.locator("details.loom-prompts summary").click()
+    field = page.get_by_label("Sample prompts of this run")
+    assert field.input_value().startswith("a drawing of a red gribble")
+    field.fill("an owl --w wide")
+    said = page.locator(".loom-prompts-said li")
+    said.filter(has_text="Line 1: --w must be followed by a whole number").wait_for()
+    field.fill("an owl --g 2")
+    said.filter(has_text="--g has no effect").wait_for()
+    wait_for_step(page, step(page) + 3)
+    assert field.input_value() == "an owl --g 2", "what is being written stays"
+    press(page, "Use from the next sample on")
+    (changed,) = wait_for_files(site.work / "runs", "*/prompts.txt")
+    assert changed.read_text("utf-8") == "an owl --g 2"
+    before = page.locator(".loom-strip thead th[scope=col]").count()
+    press(page, "Draw now")
+    page.wait_for_function(
+        "(before) => document.querySelectorAll('.loom-strip thead th[scope=col]').length > before", arg=before
+    )
+
+
+def wait_for_files(folder: Path, pattern: str) -> list[Path]:
+    """Files that appear in a moment."""
+    until = time.monotonic() + PATIENCE / 1000
+    while not (found := list(folder.glob(pattern))):
+        assert time.monotonic() < until, f"there is no {pattern}"
+        time.sleep(0.1)
+    return found
+
+
 def test_the_buttons_reach_the_run(site: Site, browser_page: Page) -> None:
     run = site.train()
     page = show(browser_page, site)
