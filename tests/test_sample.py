@@ -13,13 +13,14 @@ from PIL import Image
 from tests.tiny import tiny_folder, tiny_model, tiny_sd15
 from trainer.adapters import attach
 from trainer.conditioning import Conditioning
+from trainer.declare import by_name
 from trainer.devices import Precision
 from trainer.models import Model, load_model
 from trainer.prompts import Prompt
 from trainer.report import Reporter
 from trainer.runfolder import PROMPTS
 from trainer.sample import Painter, make_scheduler, render, sized
-from trainer.samplers import SAMPLERS
+from trainer.samplers import NAMES, SAMPLERS
 from trainer.settings import Settings
 
 CPU = Precision(torch.device("cpu"))
@@ -72,7 +73,15 @@ def test_pictures_are_those_of_diffusers(sampler: str, folder: Path, model: Mode
     assert np.abs(array(ours) - array(theirs)).max() <= 1
 
 
-@pytest.mark.parametrize("name", [*SAMPLERS, *SAMPLERS.aliases])
+def test_the_samplers_are_those_of_the_kohya_gui() -> None:
+    names = (
+        "ddim pndm lms euler euler_a heun dpm_2 dpm_2_a dpmsolver dpmsolver++ dpmsingle "
+        "k_lms k_euler k_euler_a k_dpm_2 k_dpm_2_a"
+    )
+    assert by_name(Settings)["sample_sampler"].choices == tuple(names.split())
+
+
+@pytest.mark.parametrize("name", NAMES)
 def test_every_sampler_steps_from_noise_to_a_picture(name: str, folder: Path, model: Model) -> None:
     picture = render(
         model, Prompt("a cat", seed=1, width=64, height=64, steps=3), settings(folder, sample_sampler="ddim")
@@ -83,6 +92,8 @@ def test_every_sampler_steps_from_noise_to_a_picture(name: str, folder: Path, mo
         settings(folder, sample_sampler="ddim"),
     )
     assert (name == "ddim") == (picture.tobytes() == other.tobytes())
+    chosen = render(model, Prompt("a cat", seed=1, width=64, height=64, steps=3), settings(folder, sample_sampler=name))
+    assert chosen.tobytes() == other.tobytes()
 
 
 def test_without_guidance_there_is_one_prediction(folder: Path, model: Model, monkeypatch: pytest.MonkeyPatch) -> None:

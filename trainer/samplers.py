@@ -35,3 +35,5 @@ SAMPLERS: Registry[Sampler] = Registry(
     },
     aliases={f"k_{name}": name for name in ("lms", "euler", "euler_a", "dpm_2", "dpm_2_a")},
 )
+NAMES = (*SAMPLERS, *SAMPLERS.aliases)
+"""All names that the Kohya GUI offers; those with k_ are other names for the same."""

@@ -3,7 +3,7 @@
 from typing import ClassVar
 
 from trainer.declare import Section, setting
-from trainer.samplers import SAMPLERS
+from trainer.samplers import NAMES
 
 
 class Samples(Section):
@@ -15,7 +15,7 @@ class Samples(Section):
     sample_every_n_steps: int = setting(0, "Sample every n steps", "0 = not by steps.", ge=0, soft_max=1000)
     sample_every_n_epochs: int = setting(0, "Sample every n epochs", "Wins over Sample every n steps. 0 = not by epochs.", ge=0, soft_max=100)
     sample_at_first: bool = setting(False, "Sample at first", "Also before the first step, to compare with.")
-    sample_sampler: str = setting("euler_a", "Sample sampler", "How sample pictures are drawn.", choices=SAMPLERS)
+    sample_sampler: str = setting("euler_a", "Sample sampler", "How sample pictures are drawn.", choices=NAMES)
     sample_prompts: str = setting(
         "",
         "Sample prompts",
