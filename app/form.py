@@ -156,7 +156,7 @@ def describe(item: Setting) -> dict[str, Any]:
         "range": _range(item),
         "advanced": item.about.advanced,
         "secret": item.about.secret,
-        "words": " ".join((item.name.replace("_", " "), *item.about.kohya)),
+        "words": " ".join((item.about.aside, item.name.replace("_", " "), *item.about.kohya)),
     }
 
 
@@ -185,7 +185,7 @@ def short(number: float) -> str:
 def _component(item: Setting, elem_id: str) -> Component:
     """The input for a setting, by its type, choices and kind."""
     common: dict[str, Any] = {
-        "label": item.label,
+        "label": item.whole_label,
         "info": item.about.help,
         "elem_id": elem_id,
         "interactive": True,

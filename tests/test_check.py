@@ -66,7 +66,7 @@ def test_wrong_values_are_named_by_label_and_nothing_changes(tmp_path: Path, pic
     assert code == 1
     labels = {item["label"] for item in told["problems"]}
     wanted = {
-        "Image folder", "Model output name", "Learning rate", "Optimizer", "Clip skip", "Max resolution", "LoRA network weights", "LoRA type",
+        "Image folder", "Trained Model output name", "Learning rate", "Optimizer", "Clip skip", "Max resolution", "LoRA network weights", "LoRA type",
         "Color augmentation",
     }  # fmt: skip
     assert wanted <= labels

@@ -43,10 +43,10 @@ def test_good_settings_have_no_problem(good: dict[str, Any]) -> None:
     [
         ({"train_data_dir": ""}, "Image folder:"),
         ({"train_data_dir": "/no/such/folder"}, "Image folder:"),
-        ({"reg_data_dir": "/no/such/folder"}, "Regularisation folder:"),
-        ({"output_name": " "}, "Model output name: give the LoRA a name."),
-        ({"output_name": "../evil"}, "Model output name: a file name cannot hold /"),
-        ({"output_name": "x" * 300}, "Model output name: a file name cannot"),
+        ({"reg_data_dir": "/no/such/folder"}, "Regularisation directory:"),
+        ({"output_name": " "}, "Trained Model output name: give the LoRA a name."),
+        ({"output_name": "../evil"}, "Trained Model output name: a file name cannot hold /"),
+        ({"output_name": "x" * 300}, "Trained Model output name: a file name cannot"),
         ({"network_weights": "/no/such.safetensors"}, "LoRA network weights: there is no file /no/such.safetensors."),
         ({"dim_from_weights": True}, "DIM from weights: needs a file in LoRA network weights."),
         ({"resume": "/no/such/state"}, "Resume from saved training state: there is no folder /no/such/state."),
@@ -90,7 +90,7 @@ def test_every_fix_cures_its_problem(good: dict[str, Any]) -> None:
 def test_regularisation_images_are_not_the_subjects(good: dict[str, Any]) -> None:
     again = good | {"reg_data_dir": good["train_data_dir"] + "/2_cat/.."}
     (sentence,) = said(again, checks.pictures)
-    assert sentence.startswith("Regularisation folder: this is Image folder too;")
+    assert sentence.startswith("Regularisation directory: this is Image folder too;")
 
 
 def test_an_existing_file_is_never_overwritten_unasked(good: dict[str, Any]) -> None:

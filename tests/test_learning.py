@@ -68,24 +68,24 @@ def test_what_stops_a_run(values: dict[str, Any], sentence: str) -> None:
         ),
         ({"learning_rate": 1}, "Learning rate: 1 is far too high for AdamW"),
         ({"optimizer": "Adafactor", "lr_warmup": 0}, "Optimizer extra arguments: Adafactor chooses its own rate; add"),
-        ({"lr_scheduler": "constant"}, "LR warmup (% of steps): the constant schedule has no warm-up"),
+        ({"lr_scheduler": "constant"}, "LR warmup (% of total steps): the constant schedule has no warm-up"),
         (
             {"lr_scheduler": "constant", "lr_warmup": 0, "lr_warmup_steps": 9},
             "LR warmup steps (override): the constant",
         ),
         (
             {"lr_scheduler": "piecewise_constant"},
-            "LR warmup (% of steps): has no effect: the piecewise_constant schedule",
+            "LR warmup (% of total steps): has no effect: the piecewise_constant schedule",
         ),
         (
             {"lr_scheduler_type": "CosineAnnealingLR"},
-            "LR warmup (% of steps): has no effect: CosineAnnealingLR knows no",
+            "LR warmup (% of total steps): has no effect: CosineAnnealingLR knows no",
         ),
-        ({"optimizer": "RAdamScheduleFree"}, "LR warmup (% of steps): RAdamScheduleFree has no warm-up of this kind"),
+        ({"optimizer": "RAdamScheduleFree"}, "LR warmup (% of total steps): RAdamScheduleFree has no warm-up of this kind"),
         ({"lr_scheduler": "adafactor", "lr_warmup": 0}, "LR Scheduler: adafactor leaves the rate to an Adafactor that"),
         (
             {"lr_scheduler_num_cycles": 3},
-            "LR number of cycles: has no effect with cosine; it is for cosine_with_restarts,",
+            "LR # cycles: has no effect with cosine; it is for cosine_with_restarts,",
         ),
         ({"lr_scheduler_power": 3}, "LR power: has no effect with cosine; it is for polynomial."),
         (

@@ -189,7 +189,7 @@ def test_extra_arguments_reach_the_schedule(schedule: str, text: str, expected: 
         ("cosine", "min_lr=1e-5", "cosine has no argument 'min_lr'; it takes none, cosine_with_min_lr would."),
         ("polynomial", "lr_ende=1", "it takes lr_end; did you mean lr_end?"),
         ("polynomial", "power=2", "power has a field of its own, LR power"),
-        ("cosine_with_restarts", "num_cycles=2", "num_cycles has a field of its own, LR number of cycles"),
+        ("cosine_with_restarts", "num_cycles=2", "num_cycles has a field of its own, LR # cycles"),
         ("cosine_with_min_lr", "min_lr_rate=2", "min_lr_rate must be a number from 0 to 1; 2 is not."),
         ("cosine_with_min_lr", "min_lr=low", "min_lr must be a number of at least 0; 'low' is not."),
         ("inverse_sqrt", "timescale=0", "timescale must be a number above 0; 0 is not."),

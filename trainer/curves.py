@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def log_folder(s: Settings, report: Reporter) -> Path:
-    """Where the logs go: a folder of the run's name in the Logging folder, or `logs` in the run folder."""
+    """Where the logs go: a folder of the run's name in the Logging directory, or `logs` in the run folder."""
     return Path(s.logging_dir).expanduser() / report.folder.name if s.logging_dir else report.folder / "logs"
 
 

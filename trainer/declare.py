@@ -39,6 +39,7 @@ class About:
     secret: bool = False
     kohya: tuple[str, ...] = ()
     kind: str = ""
+    aside: str = ""
 
 
 PATHS = ("folder", "file", "config", "state")
@@ -63,14 +64,16 @@ def setting(
     secret: bool = False,
     kohya: tuple[str, ...] = (),
     kind: str = "",
+    aside: str = "",
 ) -> Any:
     """Declare one setting; returns a pydantic field for use as a class attribute's value.
 
     `choices` is anything that iterates over names (a registry too); with `custom=True` other values are allowed.
     `when={"LoRA_type": ("Standard", "Kohya LoCon")}` shows the setting only while every named setting has (one of) the
     given value(s). `soft_max` limits a slider, never the value. `kind` is one of `PATHS` or "lines" (several lines).
+    `aside` follows the label on the page, in the Kohya GUI's words; sentences do without it.
     """
-    about = About(label, help, choices, custom, when, step, soft_max, advanced, secret, kohya, kind)
+    about = About(label, help, choices, custom, when, step, soft_max, advanced, secret, kohya, kind, aside)
     return Field(default, ge=ge, gt=gt, le=le, lt=lt, json_schema_extra={"about": about})  # type: ignore[dict-item]
 
 
@@ -106,6 +109,11 @@ class Setting:
     @property
     def label(self) -> str:
         return self.about.label
+
+    @property
+    def whole_label(self) -> str:
+        """The label with what follows it on the page."""
+        return f"{self.about.label} {self.about.aside}".strip()
 
     @property
     def choices(self) -> tuple[str, ...] | None:

@@ -234,7 +234,7 @@ READ: Mapping[str, Callable[[Any], Any]] = {
 }  # fmt: skip
 """How each extra argument is read; each raises `ValueError` with the end of a sentence."""
 
-FIELDS = {"num_cycles": "LR number of cycles", "power": "LR power", "num_warmup_steps": "LR warmup steps (override)"}
+FIELDS = {"num_cycles": "LR # cycles", "power": "LR power", "num_warmup_steps": "LR warmup steps (override)"}
 """Arguments of the libraries that are settings here, by their labels."""
 
 

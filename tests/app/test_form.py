@@ -55,7 +55,7 @@ def test_every_setting_of_the_page_has_an_input_with_its_label_and_help() -> Non
     assert set(form.inputs) == set(by_name(Settings))
     for item in settings_of(Settings):
         component: Any = form.inputs[item.name]
-        assert (component.label, component.info) == (item.label, item.about.help)
+        assert (component.label, component.info) == (item.whole_label, item.about.help)
         assert component.elem_id == f"train-{item.name}"
 
 

@@ -65,7 +65,7 @@ def test_the_report_names_everything_and_escapes_it() -> None:
     html = presets.report("<b>file", loaded, Settings)
     assert "<script>" not in html
     assert "&lt;b&gt;file" in html
-    for text in ("LR number of cycles", "Network Rank (Dimension)", "&lt;script&gt;", "Epoch", "could not be used"):
+    for text in ("LR # cycles", "Network Rank (Dimension)", "&lt;script&gt;", "Epoch", "could not be used"):
         assert text in html
 
 

@@ -73,7 +73,7 @@ def test_a_run_that_goes_on_in_its_folder_drops_what_came_after_the_restart() ->
 
 @pytest.mark.parametrize("inside", [True, False])
 def test_a_new_run_continues_the_curve_and_the_samples_of_the_one_it_resumes(work: Path, inside: bool) -> None:
-    """Whether the state lies in the run folder or, as beside the saved files, in the Output folder."""
+    """Whether the state lies in the run folder or, as beside the saved files, in the output directory."""
     first = runs_after(fakerun.new_run())
     with Reporter(first, "train", "first") as reporter:
         fakerun.start(reporter, 60, 1)

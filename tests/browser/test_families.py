@@ -103,8 +103,8 @@ def test_an_sdxl_lora_is_trained_to_the_file(page: Page, site: Site) -> None:
     page.wait_for_function("loom.forms.train.values.sdxl === true")
     tab(page, "Folders")
     fill(page, "Image folder", str(site.work / "datasets" / "photos"))
-    fill(page, "Regularisation folder", "")
-    fill(page, "Output folder", str(site.work / "out"))
+    fill(page, "Regularisation directory", "")
+    fill(page, "Output directory for trained model", str(site.work / "out"))
     page.evaluate(
         "loom.apply('train', {LoRA_type: 'LyCORIS/LoHa', max_resolution: '64,64', network_dim: '4', conv_dim: '2',"
         " bucket_reso_steps: '32', learning_rate: '1e-3', sample_prompts: 'a cat --w 64 --h 64 --s 2 --d 1'})"

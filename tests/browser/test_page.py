@@ -161,7 +161,7 @@ def reveal(page: Page, key: str) -> None:
 
 def test_every_setting_has_a_labelled_input_that_says_what_it_does(page: Page) -> None:
     for item in settings_of(Settings):
-        labelled = page.locator(f"#train-{item.name}").get_by_label(item.label, exact=True)
+        labelled = page.locator(f"#train-{item.name}").get_by_label(item.whole_label, exact=True)
         group = page.locator(f"#train-{item.name}[aria-labelledby]")
         assert labelled.count() or group.count(), item.name
         helped = page.evaluate(
@@ -274,7 +274,7 @@ def test_a_kohya_file_is_reported_key_by_key_and_a_broken_one_changes_nothing(pa
     report.wait_for()
     report.locator("summary").click()
     text = report.inner_text()
-    assert all(word in text for word in ("no_token_padding", "LR number of cycles", "Network Rank (Dimension)", "Epoch"))
+    assert all(word in text for word in ("no_token_padding", "LR # cycles", "Network Rank (Dimension)", "Epoch"))
     page.wait_for_function("loom.forms.train.values.epoch === '7'")
     assert value(page, "output_name") == "last"  # a load starts from the defaults
     broken = tmp_path / "broken.json"

@@ -80,8 +80,8 @@ def tab(page: Page, name: str) -> None:
 
 
 def fill(page: Page, label: str, text: str) -> None:
-    """Write into the one visible field with this label."""
-    field = page.get_by_label(label, exact=True).locator("visible=true").first
+    """Write into the one visible field with this label, whatever follows it in brackets."""
+    field = page.get_by_label(re.compile(rf"^{re.escape(label)}( \(.*\))?$")).locator("visible=true").first
     field.fill(text)
     field.press("Tab")
 
@@ -121,7 +121,7 @@ def train(page: Page, site: Site, name: str, steps: int) -> Path:
     """Fill the form, press Start, and wait until the steps go by; returns the run's folder."""
     tab(page, "LoRA")
     tab(page, "Folders")
-    fill(page, "Model output name", name)
+    fill(page, "Trained Model output name", name)
     tab(page, "Parameters")
     tab(page, "Basic")
     unfold(page)
@@ -139,9 +139,9 @@ def test_1_fill_in_the_tabs_by_label(page: Page, site: Site) -> None:
     fill(page, "Pretrained model name or path", str(site.work / "models" / "tiny"))
     tab(page, "Folders")
     fill(page, "Image folder", str(site.work / "datasets" / "photos"))
-    fill(page, "Regularisation folder", "")
-    fill(page, "Output folder", str(site.work / "out ä 'x'"))
-    fill(page, "Model output name", "story")
+    fill(page, "Regularisation directory", "")
+    fill(page, "Output directory for trained model", str(site.work / "out ä 'x'"))
+    fill(page, "Trained Model output name", "story")
     tab(page, "Parameters")
     tab(page, "Basic")
     unfold(page)

@@ -64,7 +64,7 @@ def test_caption_extension_is_forgiving(tmp_path: Path) -> None:
             "two",
         ]
     notes = scanned(tmp_path, caption_extension=".txt").notes
-    assert any(".caption stand beside 2 of them, but Caption extension is .txt" in note for note in notes)
+    assert any(".caption stand beside 2 of them, but Caption file extension is .txt" in note for note in notes)
 
 
 @pytest.mark.parametrize(

@@ -26,7 +26,7 @@ WEBP: dict[str, Any] = {"lossless": True}
 
 @dataclass(frozen=True)
 class DemoFolders:
-    """What goes into "Image folder" and "Regularisation folder"."""
+    """What goes into "Image folder" and "Regularisation directory"."""
 
     images: Path
     regularisation: Path

@@ -13,8 +13,8 @@ class CaptionFiles(Section):
 
     caption_extension: str = setting(
         ".txt",
-        "Caption extension",
-        "The ending of caption files: cat.png is described by cat.txt.",
+        "Caption file extension",
+        "The caption extension is the ending of caption files: cat.png is described by cat.txt.",
         choices=(".txt", ".caption", ".cap"),
         custom=True,
     )
@@ -41,7 +41,7 @@ class Captions(Section):
         ge=0, le=12,
     )  # fmt: skip
     max_token_length: int = setting(
-        75, "Max token length", "Longer captions are cut here. 150 and 225 read long captions in pieces of 75.",
+        75, "Max Token Length", "Longer captions are cut here. 150 and 225 read long captions in pieces of 75.",
         choices=("75", "150", "225"),
     )  # fmt: skip
     caption_dropout_rate: float = setting(

@@ -39,6 +39,7 @@ class DatasetConfig(Section):
         "Optional. A TOML file with folders, sizes and caption settings; it takes the place of the image folders, and what it "
         "leaves out is as set on this page.",
         kind="config",
+        aside="(Optional. Select the toml configuration file to use for the dataset)",
     )
 
 

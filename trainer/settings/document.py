@@ -1,27 +1,71 @@
 """Writes `docs/settings.md` from the declarations: `python -m trainer.settings.document`."""
 
+from collections.abc import Mapping
 from pathlib import Path
 
-from trainer.declare import Section, Setting, settings_of
-from trainer.settings import SECTIONS
+from trainer.declare import Section, Setting, by_name, settings_of
+from trainer.settings import SECTIONS, Settings
 
+KNOWN = by_name(Settings)
 PAGE = Path(__file__).parents[2] / "docs" / "settings.md"
 HEAD = """# Settings
 
 Generated from the declarations in `trainer/settings/`; change those and run `python -m trainer.settings.document`.
 Every name is the key in a preset and the flag on the command line (`--network_dim 16`). An empty default means "not set".
+
+{declared} of the Kohya GUI's {all} settings for Stable Diffusion LoRAs are below under its names and labels, and {others} of this
+program's own; the others, and what happens to them on loading, stand [at the end](#settings-without-a-field).
 """
+
+OWN = frozenset({
+    "overwrite_output", "caption_prefix", "caption_suffix", "caption_tag_dropout_rate", "token_warmup_step", "token_warmup_min",
+    "enable_wildcard", "keep_tokens_separator", "secondary_separator", "caption_separator", "conditioning_data_dir", "alpha_mask",
+    "cache_text_encoder_outputs_to_disk", "fp8_base_unet", "machine_rank", "main_process_ip", "sample_at_first",
+})  # fmt: skip
+"""Settings that the Kohya GUI's LoRA tab has no field for."""
+
+NO_FIELD: Mapping[str, str] = {
+    "model_list": "A hidden remainder of old versions, always custom. Left out on loading: the name of the model says it all.",
+}
+"""Settings of the Kohya GUI that make no sense here, and what happens to them on loading."""
+
+NEVER_IN_A_FILE: Mapping[str, str] = {
+    "huggingface_token": "The Kohya GUI keeps it in its files. Here a file never holds it, and one that does is read without it.",
+    "wandb_api_key": "The Kohya GUI keeps it in its files. Here a file never holds it, and one that does is read without it.",
+}
+"""Settings that are fields and never written; what happens to them on loading."""
+
+ELSEWHERE_DEAD: Mapping[str, str] = {
+    "lowvram": "Hidden and never passed on there.",
+    "unit": "In a row that is never shown there.",
+    "stop_text_encoder_training": "Ignored with a message there.",
+    "num_cpu_threads_per_process": "Named after cores there and here; it is the number of threads of a process.",
+    "max_data_loader_n_workers": "Processes there, threads here.",
+    "additional_parameters": "Passed on unseen there; here each flag is moved to its field or has a sentence.",
+}
+"""Settings that do something else than in the Kohya GUI."""
 
 
 def document() -> str:
     """The whole page as Markdown."""
-    lines, tab = [HEAD], ""
+    declared = len(KNOWN) - len(OWN & KNOWN.keys())
+    lines, tab = [HEAD.format(declared=declared, all=declared + len(NO_FIELD), others=len(OWN & KNOWN.keys()))], ""
     for section in SECTIONS:
         if section.tab != tab:
             tab = section.tab
             lines.append(f"\n## {tab}\n")
         lines += _section(section)
+    lines += _about("Settings without a field", "Of the Kohya GUI, and without a meaning here.", NO_FIELD)
+    lines += _about(
+        "Never in a file", "Fields here, whose values are written to no file and read from none.", NEVER_IN_A_FILE
+    )
+    lines += _about("Other than in the Kohya GUI", "Fields that do something there too, or nothing.", ELSEWHERE_DEAD)
     return "\n".join(lines).rstrip() + "\n"
+
+
+def _about(title: str, text: str, rows: Mapping[str, str]) -> list[str]:
+    table = ["| Name | What happens |", "|---|---|", *(f"| `{key}` | {why} |" for key, why in rows.items())]
+    return [f"\n## {title}\n", f"{text}\n", *table]
 
 
 def _section(section: type[Section]) -> list[str]:
@@ -32,7 +76,7 @@ def _section(section: type[Section]) -> list[str]:
 
 def _row(item: Setting) -> str:
     when = ", ".join(f"`{name}` is {_values(value)}" for name, value in (item.about.when or {}).items())
-    cells = [item.label, f"`{item.name}`", _default(item), _allowed(item), when, item.about.help]
+    cells = [item.whole_label, f"`{item.name}`", _default(item), _allowed(item), when, item.about.help]
     return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
 
 

@@ -17,20 +17,28 @@ class Folders(Section):
         "The folder that contains folders named like 10_cat: 10 = how often each picture is shown per epoch, "
         "cat = the caption of pictures that have none.",
         kind="folder",
+        aside="(containing training images subfolders)",
     )
-    output_dir: str = setting("", "Output folder", "The finished LoRA is written here.", kind="folder")
+    output_dir: str = setting(
+        "", "Output directory for trained model", "The output folder: the finished LoRA is written here.", kind="folder"
+    )
     reg_data_dir: str = setting(
         "",
-        "Regularisation folder",
-        "Optional. Pictures of ordinary things of the same kind, in folders like 1_cat, so that the model does not forget them. "
+        "Regularisation directory",
+        "The regularisation folder: pictures of ordinary things of the same kind, in folders like 1_cat, so that the model does not forget them. "
         "They double the steps.",
         kind="folder",
+        aside="(Optional. containing regularisation images)",
     )
     logging_dir: str = setting(
-        "", "Logging folder", "Optional. TensorBoard logs are written here; empty: into the run's own folder.", kind="folder"
+        "",
+        "Logging directory",
+        "The logging folder: TensorBoard logs are written here; empty: into the run's own folder.",
+        kind="folder",
+        aside="(Optional. to enable logging and output Tensorboard log)",
     )
     output_name: str = setting(
-        "last", "Model output name", "The name of the file, without its ending. A version at the end helps: mycat-v1."
+        "last", "Trained Model output name", "The name of the file, without its ending. A version at the end helps: mycat-v1."
     )
     overwrite_output: bool = setting(
         False,

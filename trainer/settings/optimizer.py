@@ -74,13 +74,13 @@ class Rates(Section):
         kind="lines", advanced=True,
     )  # fmt: skip
     lr_warmup: float = setting(
-        10.0, "LR warmup (% of steps)", "The rate rises from zero over this share of the run.", ge=0, le=100, step=1
+        10.0, "LR warmup (% of total steps)", "The rate rises from zero over this share of the run.", ge=0, le=100, step=1
     )
     lr_warmup_steps: int = setting(
         0, "LR warmup steps (override)", "Warm-up in steps instead of a share of the run. 0 = the percentage counts.", ge=0, soft_max=1000, advanced=True
     )
     lr_scheduler_num_cycles: float = setting(
-        1.0, "LR number of cycles", "How many waves the cosine schedules make.", gt=0, soft_max=20,
+        1.0, "LR # cycles", "LR number of cycles: how many waves the cosine schedules make.", gt=0, soft_max=20,
         when={"lr_scheduler": CYCLIC}, kohya=("lr_num_cycles",),
     )  # fmt: skip
     lr_scheduler_power: float = setting(
@@ -101,6 +101,6 @@ class Rates(Section):
         ge=0, soft_max=10, step=0.1, advanced=True,
     )  # fmt: skip
     stop_text_encoder_training: int = setting(
-        0, "Stop text encoder training (% of steps)", "After this share of the run only the U-Net learns. 0 = never; -1 = from the start.",
+        0, "Stop TE (% of total steps)", "Stop text encoder training after this share of the run: from there on only the U-Net learns. 0 = never; -1 = from the start.",
         ge=-1, le=100, advanced=True, kohya=("stop_text_encoder_training_pct",),
     )  # fmt: skip
