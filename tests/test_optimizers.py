@@ -91,16 +91,16 @@ GOLDEN: dict[str, list[float]] = {
     "Lion": [0.924212, 0.856718, 0.683474],
     "Lion8bit": [0.924212, 0.856718, 0.683472],
     "PagedLion8bit": [0.924212, 0.856718, 0.683472],
-    "Prodigy": [0.936954, 0.936917, 0.936218],
-    "prodigyplus.ProdigyPlusScheduleFree": [0.936956, 0.936945, 0.936921],
-    "DAdaptation": [0.936955, 0.936895, 0.9303],
-    "DAdaptAdamPreprint": [0.936955, 0.936895, 0.9303],
-    "DAdaptAdam": [0.936955, 0.936916, 0.935929],
-    "DAdaptAdaGrad": [0.936958, 0.936957, 0.936954],
-    "DAdaptAdan": [0.936959, 0.936957, 0.936946],
-    "DAdaptAdanIP": [0.936959, 0.936957, 0.936943],
-    "DAdaptLion": [0.936958, 0.936951, 0.936936],
-    "DAdaptSGD": [0.936959, 0.936959, 0.936959],
+    "Prodigy": [0.887295, 0.517081, 0.244468],
+    "prodigyplus.ProdigyPlusScheduleFree": [0.902337, 0.773481, 0.462834],
+    "DAdaptation": [0.895702, 0.369093, 0.602472],
+    "DAdaptAdamPreprint": [0.895702, 0.369093, 0.602472],
+    "DAdaptAdam": [0.895702, 0.456249, 0.0989692],
+    "DAdaptAdaGrad": [0.929792, 0.912035, 0.882827],
+    "DAdaptAdan": [0.93489, 0.917505, 0.762955],
+    "DAdaptAdanIP": [0.93489, 0.917029, 0.689408],
+    "DAdaptLion": [0.924212, 0.856705, 0.682459],
+    "DAdaptSGD": [0.936922, 0.936504, 0.93472],
     "bitsandbytes.optim.AdEMAMix8bit": [0.924257, 0.857573, 0.682771],
     "bitsandbytes.optim.PagedAdEMAMix8bit": [0.924257, 0.857573, 0.682771],
     "pytorch_optimizer.CAME": [0.669576, 1.57552, 0.46665],
@@ -114,9 +114,10 @@ GOLDEN: dict[str, list[float]] = {
 @pytest.mark.parametrize("name", OPTIMIZERS)
 def test_golden_losses(name: str) -> None:
     """A change that should not alter results must not alter these."""
-    problem = Problem(settings(name), laid_out=True)
+    guess = {"optimizer_args": "d0=0.01"} if OPTIMIZERS[name].finds_rate else {}  # near enough to move at once
+    problem = Problem(settings(name, **guess), laid_out=True)
     found = [problem.steps(count, Span(60, 30)) for count in (3, 6, 9)]
-    assert found == pytest.approx(GOLDEN[name], rel=1e-3)
+    assert found == pytest.approx(GOLDEN[name], rel=2e-4)
 
 
 SHAPES: dict[str, tuple[dict[str, Any], list[float]]] = {
