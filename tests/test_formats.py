@@ -267,7 +267,7 @@ def test_folders_tags_and_buckets(tmp_path: Path) -> None:
 
 
 def test_how_captions_are_varied_is_told_and_tags_are_counted_as_they_stand(tmp_path: Path) -> None:
-    varied = {
+    varied: dict[str, Any] = {
         "caption_prefix": "sks", "caption_suffix": "in oil", "caption_separator": ";", "enable_wildcard": True,
         "keep_tokens_separator": "|||", "secondary_separator": "//", "token_warmup_min": 2, "token_warmup_step": 0.5,
         "caption_tag_dropout_rate": 0.1,

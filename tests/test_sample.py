@@ -16,7 +16,7 @@ from trainer.conditioning import Conditioning
 from trainer.declare import by_name
 from trainer.devices import Precision
 from trainer.models import Model, load_model
-from trainer.prompts import Prompt
+from trainer.prompts import Prompt, parse_prompts
 from trainer.report import Reporter
 from trainer.runfolder import PROMPTS
 from trainer.sample import Painter, make_scheduler, render, sized
@@ -237,7 +237,9 @@ def test_trouble_with_one_picture_is_a_note(
     assert (drawn.index, drawn.step, drawn.seed) == (1, 12, 5)
     path = report.folder / drawn.path
     assert path.name.startswith("small_000012_01_")
-    assert "Seed: 5" in Image.open(path).text["parameters"]  # type: ignore[attr-defined]
+    text = Image.open(path).text["parameters"]  # type: ignore[attr-defined]
+    (again,) = parse_prompts(text).prompts
+    assert again == Prompt("small", seed=5, width=512, height=512, sampler="euler_a"), "it can be used as a prompt"
 
 
 # Other families.

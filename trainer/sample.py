@@ -99,7 +99,10 @@ class Painter:
                     self._excuse(index, error)
                     continue
                 name = self._file_name(when or f"{progress.step:06d}", index, prompt)
-                image.save(self.report.samples / name, pnginfo=_about(prompt, progress))
+                image.save(
+                    self.report.samples / name,
+                    pnginfo=_about(prompt, progress, prompt.sampler or self.s.sample_sampler),
+                )
                 self.report(
                     Sample(
                         step=progress.step, epoch=progress.epoch, index=index, prompt=prompt.text,
@@ -127,12 +130,13 @@ class Painter:
         self.report.note(f"Sample {index + 1} could not be drawn: {str(why).rstrip('.')}.", "warning", "sample_prompts")
 
 
-def _about(prompt: Prompt, progress: Progress) -> Any:
+def _about(prompt: Prompt, progress: Progress, sampler: str) -> Any:
+    """What a picture's file says of it, as web UIs write and read it."""
     from PIL.PngImagePlugin import PngInfo
 
     info = PngInfo()
     how = {
-        "Steps": prompt.steps, "CFG scale": prompt.guidance, "Seed": prompt.seed,
+        "Steps": prompt.steps, "Sampler": sampler, "CFG scale": prompt.guidance, "Seed": prompt.seed,
         "Size": f"{prompt.width}x{prompt.height}", "Training step": progress.step,
     }  # fmt: skip
     line = ", ".join(f"{name}: {value}" for name, value in how.items())
