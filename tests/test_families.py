@@ -250,6 +250,8 @@ def test_what_was_not_read_before_is_a_sentence() -> None:
         def track(self, items: Any, name: str, total: Any = None) -> Any:
             return items
 
+        def note(self, text: str, level: str = "info", key: str = "") -> None: ...
+
     conditioning.replace_encoders(["a cat", ""], [], Quiet())
     assert model.text_encoders == []
     told = conditioning(["", "a cat", ""])

@@ -448,12 +448,20 @@ NEEDED = {
 
 def without_effect(s: Settings) -> Iterator[Problem]:
     """Ticks that do nothing together with others."""
-    for key, needed in (("skip_cache_check", "cache_latents_to_disk"), ("conditioning_data_dir", "masked_loss")):
+    for key, needed in ONLY_WITH.items():
         if getattr(s, key) and not getattr(s, needed):
             label = KNOWN[needed].label
             yield problem(key, f"has an effect only with {label}.", {needed: True}, f"Tick {label}")
     if s.cache_latents_to_disk and not s.cache_latents:
         yield problem("cache_latents_to_disk", "also keeps them in memory while training.")
+
+
+ONLY_WITH = {
+    "skip_cache_check": "cache_latents_to_disk",
+    "conditioning_data_dir": "masked_loss",
+    "cache_text_encoder_outputs_to_disk": "sdxl_cache_text_encoder_outputs",
+}
+"""Settings that change how another one does what it does."""
 
 
 NOTES: tuple[Check, ...] = (

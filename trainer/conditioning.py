@@ -8,9 +8,13 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 
+from trainer.answers import Answers
+from trainer.data.cache_size import amount
+from trainer.data.folders import counted
 from trainer.models import text
 from trainer.models.text import Told
 from trainer.report import Failure
+from trainer.workspace import workspace
 
 if TYPE_CHECKING:
     from trainer.adapters.adapter import Adapter
@@ -82,8 +86,9 @@ class Conditioning:
         """Encode all these texts now and let the encoders go to the processor's memory, where they wait."""
         for part in self._parts(captions, prompts, report):
             if self._bytes > REMEMBERED:
-                return
+                return self._tell(report)
             self._look_up(part)
+        self._tell(report)
         self._away = self.precision.device.type != "cpu" and not self.settings.highvram
         self._put_away()
 
@@ -99,13 +104,36 @@ class Conditioning:
         What does not fit on the device beside the training waits in the processor's memory. For a prompt that is new
         later on, `reload` reads the encoders from their file; they are dropped again as soon as it is encoded.
         """
+        answers = self._answers()
         for part in self._parts(captions, prompts, report):
-            for one, told in self._encode(part).items():
+            there = {one: told for one in part if (told := answers and answers.find(*one)) is not None}
+            made = self._encode([one for one in part if one not in there])
+            for one, told in made.items():
+                if answers is not None:
+                    answers.keep(one.text, told, one.is_prompt)
+            for one, told in {**there, **made}.items():
+                told = _moved(told, self.precision.device)
                 far = self._bytes > REMEMBERED
                 self._known[one] = _moved(told, torch.device("cpu")) if far else told
                 self._bytes += _size(told)
         self._reload = reload
+        self._tell(report, answers)
         self._drop()
+
+    def _answers(self) -> Answers | None:
+        s, precision = self.settings, self.precision
+        if not s.cache_text_encoder_outputs_to_disk:
+            return None
+        return Answers(workspace().captions, self.model, s, precision.dtype, precision.device.type)
+
+    def _tell(self, report: Reporter, answers: Answers | None = None) -> None:
+        """What there is of answers and where."""
+        places = [f"{amount(self._bytes)} in memory"]
+        there = ""
+        if answers is not None:
+            places.append(f"{amount(answers.bytes)} on disk")
+            there = f"; {answers.found} of {answers.found + answers.made} were there already"
+        report.note(f"{counted(len(self._known), 'encoded caption')}: {' and '.join(places)}{there}.")
 
     def _put_away(self) -> None:
         if self._away:

@@ -61,6 +61,11 @@ class Workspace(os.PathLike[str]):
         return self.root / "cache" / "latents"
 
     @property
+    def captions(self) -> Path:
+        """What text encoders made of captions, for later runs."""
+        return self.root / "cache" / "captions"
+
+    @property
     def thumbnails(self) -> Path:
         """Small pictures for the page."""
         return self.root / "cache" / "thumbnails"

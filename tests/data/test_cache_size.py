@@ -27,7 +27,7 @@ def names(of: Workspace) -> set[str]:
 
 def test_sizes_by_kind(tmp_path: Path) -> None:
     of = cached(tmp_path, new=0, old=40)
-    assert [(one.name, one.files, one.bytes) for one in caches(of)] == [("Latents", 2, 2000), ("Thumbnails", 0, 0)]
+    assert [(one.name, one.files, one.bytes) for one in caches(of)] == [("Latents", 2, 2000), ("Captions", 0, 0), ("Thumbnails", 0, 0)]
     assert str(caches(of)[0]) == f"Latents: 2 files, 2.0 kB in {of.latents}"
     assert list(map(amount, (0, 3_210_000, 4_200_000_000))) == ["0.0 kB", "3.2 MB", "4.2 GB"]
 
@@ -38,9 +38,9 @@ def test_what_was_not_used_is_removed_and_nothing_else(tmp_path: Path) -> None:
     elsewhere = tmp_path / "elsewhere.npz"
     elsewhere.write_bytes(b"x")
     (of.latents / "link.npz").symlink_to(elsewhere)
-    assert [(one.name, one.files, one.bytes) for one in empty(30, of)] == [("Latents", 1, 1000), ("Thumbnails", 0, 0)]
+    assert [(one.name, one.files, one.bytes) for one in empty(30, of)] == [("Latents", 1, 1000), ("Captions", 0, 0), ("Thumbnails", 0, 0)]
     assert names(of) == {"new", "week", "link"}
-    assert [one.files for one in empty(0, of)] == [2, 0]
+    assert [one.files for one in empty(0, of)] == [2, 0, 0]
     assert elsewhere.exists()
     assert (tmp_path / "mine.txt").exists()
 

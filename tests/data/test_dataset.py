@@ -240,3 +240,13 @@ def test_large_repeats_are_counted_and_not_written_out(tmp_path: Path, monkeypat
 
     monkeypatch.setattr(Dataset, "entries", written_out)
     assert list(pool_counts(scanned(tmp_path), Settings()).values()) == [300 * 100_000]
+
+
+def test_cache_files_of_other_programs_are_neither_trusted_nor_destroyed(tmp_path: Path) -> None:
+    folder = write(tmp_path / "1_x", a=(64, 64))
+    stale = folder / "a_0064x0064_sd.npz"
+    stale.write_bytes(b"what sd-scripts left there")
+    dataset = scan(Settings(train_data_dir=str(tmp_path), cache_latents_to_disk=True))
+    assert dataset.notes[-1].startswith("1_x: 1 cache file of other programs (a_0064x0064_sd.npz): neither used")
+    assert len(dataset.pictures) == 1
+    assert stale.read_bytes() == b"what sd-scripts left there"

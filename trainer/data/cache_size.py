@@ -73,7 +73,7 @@ def empty(days: float = 0, of: Workspace | None = None) -> list[Cache]:
 
 
 def _folders(of: Workspace) -> dict[str, Path]:
-    return {"Latents": of.latents, "Thumbnails": of.thumbnails}
+    return {"Latents": of.latents, "Captions": of.captions, "Thumbnails": of.thumbnails}
 
 
 def _files(folder: Path) -> Iterator[tuple[Path, os.stat_result]]:

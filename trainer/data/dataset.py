@@ -252,6 +252,12 @@ def _read(source: Source, settings: Settings, report: "Reporter | None") -> tupl
         for path, size in usable
     )  # fmt: skip
     notes += captions.notes(len(pictures))
+    foreign = [Path(file) for file in inside.files if file.lower().endswith(".npz")]
+    if foreign:
+        files = f"{len(foreign)} cache file{'s' * (len(foreign) > 1)} of other programs"
+        notes.append(
+            f"{files} ({some_names(foreign)}): neither used, as nothing in them says what they are of, nor touched."
+        )
     if masks:
         notes += without_mask(pictures, own)
     for below in inside.folders:

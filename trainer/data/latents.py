@@ -150,13 +150,17 @@ def _noise(shape: Sequence[int], seed: int) -> torch.Tensor:
     return torch.randn(tuple(shape), generator=torch.Generator().manual_seed(seed))
 
 
-def identity(vae: Any) -> str:
-    """The hash of everything in a VAE that decides what its encoder gives: configuration, weights and their type."""
-    weights = {name: weight for name, weight in vae.state_dict().items() if not name.startswith(DECODER)}
+def identity(part: Any) -> str:
+    """The hash of everything in a VAE or a text encoder that decides what it gives: configuration, weights, their type.
+
+    Of a VAE only what encodes counts.
+    """
+    weights = {name: weight for name, weight in part.state_dict().items() if not name.startswith(DECODER)}
     with ThreadPoolExecutor(WORKERS) as threads:
         digests = list(threads.map(_digest, weights.values()))
-    config = {key: value for key, value in dict(vae.config).items() if not key.startswith("_")}
-    return _hash([config, list(weights), digests])
+    config = part.config.to_dict() if hasattr(part.config, "to_dict") else dict(part.config)
+    config = {key: value for key, value in config.items() if not key.startswith("_")}
+    return hashed([config, list(weights), digests])
 
 
 def _size(file: Path) -> int:
@@ -171,7 +175,8 @@ def _digest(tensor: torch.Tensor) -> str:
     return f"{tensor.dtype} {list(tensor.shape)} {hashlib.sha256(flat.numpy().data).hexdigest()}"
 
 
-def _hash(value: Any) -> str:
+def hashed(value: Any) -> str:
+    """SHA-256 of a value made of texts, numbers, lists and objects."""
     return hashlib.sha256(json.dumps(value, sort_keys=True, default=str).encode()).hexdigest()
 
 
@@ -203,7 +208,7 @@ class Latents:
 
     def key(self, data: str, wish: Wish) -> str:
         """The name of a latent, from the SHA-256 `data` of the picture's file and how the picture is wanted."""
-        return _hash([VERSION, data, asdict(wish.placement), wish.flipped, self.vae, self.encoder.device.type])
+        return hashed([VERSION, data, asdict(wish.placement), wish.flipped, self.vae, self.encoder.device.type])
 
     def fill(self, wishes: Sequence[Wish], report: "Reporter") -> None:
         """Find or make all that is wished for. Raises `Stopped` when asked to stop, `Failure` for a lost picture."""

@@ -246,7 +246,7 @@ def only_xl(s: Settings) -> Iterator[Problem]:
     found = _usable(s)
     if found is None or found.family == "sdxl":
         return
-    for key in ("sdxl_cache_text_encoder_outputs", "sdxl_no_half_vae"):
+    for key in ("sdxl_cache_text_encoder_outputs", "cache_text_encoder_outputs_to_disk", "sdxl_no_half_vae"):
         if getattr(s, key):
             yield problem(key, f"has no effect: {_says(found)}", {key: False}, "Untick it")
 

@@ -96,6 +96,8 @@ def _flag(name: str, words: list[str], raw: Raw, report: Loaded) -> None:
         prompts(raw, report)
     if key == "alpha_mask":
         masks(raw, report)
+    if key == "cache_text_encoder_outputs_to_disk":
+        text_cache(raw, report)
 
 
 WINS_OVER = {
@@ -318,13 +320,9 @@ def schedule_numbers(raw: Raw, report: Loaded) -> None:
 def text_cache(raw: Raw, report: Loaded) -> None:
     """Text encoder outputs on disk are text encoder outputs."""
     key, here = "cache_text_encoder_outputs_to_disk", "sdxl_cache_text_encoder_outputs"
-    if key not in raw or key in KNOWN:
-        return
-    if is_on(raw[key]) and not is_on(raw.get(here)):
-        report.change(raw, key, True, f"it is {label_of(here)} here", here)
-    else:
-        raw.pop(key)
-        report.ignored.append(Ignored(key, f"{label_of(here)} says it all"))
+    if is_on(raw.get(key)) and not is_on(raw.get(here)):
+        raw[here] = True
+        report.changed.append(Changed(here, None, True, f"{label_of(key)} asks for it"))
 
 
 def warm_up(raw: Raw, report: Loaded) -> None:
@@ -416,7 +414,7 @@ REWRITES: tuple[Rewrite, ...] = (
 )  # fmt: skip
 """In the order in which one needs another."""
 
-OLD_VALUES = {masks, unused_rank, unused_alpha, no_rates, seed, prompts, noise_type, numbers}
+OLD_VALUES = {masks, text_cache, unused_rank, unused_alpha, no_rates, seed, prompts, noise_type, numbers}
 """What the same name and value meant elsewhere: for files that this program has not written."""
 
 
