@@ -21,6 +21,7 @@ from trainer.jobs import jobs
 from trainer.models.hub import size_of
 from trainer.models.identify import FAMILY_NAMES, Identity, identify
 from trainer.settings import SECTIONS, Settings
+from trainer.settings.captions import Captions
 from trainer.settings.dataset import Images
 from trainer.settings.model import MOVED, QUICK_PICKS
 from trainer.settings.optimizer import Rates
@@ -150,11 +151,19 @@ def examine(raw: Mapping[str, Any]) -> tuple[Settings, list[Problem], list[Probl
     return settings, outside + wrong + found, [item for item in job.notes(settings) if item.key not in seen]
 
 
+ELSEWHERE = {
+    "huggingface_token": ("HF_TOKEN", "hf auth login"),
+    "wandb_api_key": ("WANDB_API_KEY", "wandb login"),
+}
+"""For each secret the variable it is looked for in, and the command that stores it."""
+
+
 def token_typed(key: str) -> Problem:
     """Runs are started from a folder of files, and a secret is written to none."""
+    variable, command = ELSEWHERE[key]
     message = (
         "a run started from this page would find it only in a file, and it is written to none. Empty this field, and "
-        "set the variable HF_TOKEN or run hf auth login once before the program starts."
+        f"set the variable {variable} or run {command} once before the program starts."
     )
     return Problem(key, KNOWN[key].label, message, {key: ""}, "Empty it")
 
@@ -177,15 +186,17 @@ def outlook(raw: Mapping[str, Any]) -> dict[str, Any]:
         "ready": f"{busy} is running; Start puts this run in the queue behind it." if busy else "Ready to start.",
         "again": 1.5 if hardware.asking() else LOOK_AGAIN if busy else 0,
     }
-    steps, sizes = STEPS, {}
+    steps, sizes, captions = STEPS, {}, ""
     if not any(item.key in PICTURES for item in problems):
         plan = jobs()[JOB].plan(settings)
         about_pictures = [item.message for item in notes if item.key in PICTURES]
         answer |= {"sentence": plan.get("sentence", ""), "details": [*_details(plan), *about_pictures]}
         steps, sizes = int(plan.get("steps") or 0) or STEPS, _sizes(plan)
+        captions = _captions(plan)
     answer["drawings"] = {
         f"{JOB}--{Rates.__name__}": charts.schedule_plot(settings, steps),
         f"{JOB}--{Images.__name__}": charts.bucket_chart(sizes),
+        f"{JOB}--{Captions.__name__}": captions,
     }
     return answer
 
@@ -200,6 +211,17 @@ def _sizes(plan: Mapping[str, Any]) -> dict[tuple[int, int], int]:
     """How often pictures of each size are shown in an epoch."""
     named = plan.get("buckets") or {}
     return {(int(width), int(height)): count for name, count in named.items() for width, height in [name.split("x")]}
+
+
+def _captions(plan: Mapping[str, Any]) -> str:
+    """A few captions as they are used."""
+    shown = plan.get("captions") or []
+    lines = (
+        f"<li><span>{escape(item['picture'])}</span> {escape(item['caption']) or '<i>no caption</i>'}</li>"
+        for item in shown
+    )
+    said = f'<p>Used in the first epoch, for example</p><ul class="loom-captions">{"".join(lines)}</ul>'
+    return said if shown else ""
 
 
 def _details(plan: Mapping[str, Any]) -> list[str]:

@@ -168,8 +168,10 @@ def _count(number: int, noun: str) -> str:
 def summary(s: Settings) -> dict[str, Any]:
     """The plan of settings whose folders may not be there yet, as an object of plain values."""
     from trainer.data.dataset import scan
+    from trainer.data.examples import examples
 
     dataset = scan(s)
     plan = make_plan(s, dataset)
     skipped = [{"path": str(item.path), "why": item.why} for item in dataset.skipped]
-    return {**plan.as_json(), "skipped": skipped, "notes": list(dataset.notes)}
+    shown = examples(s, dataset, plan.steps)
+    return {**plan.as_json(), "skipped": skipped, "notes": list(dataset.notes), "captions": shown}

@@ -92,6 +92,7 @@ def test_the_answer_to_an_edit_has_the_plan_the_curve_and_keeps_the_draft(cats: 
     assert without_model_problems(answer) == []
     assert "<svg" in answer["drawings"]["train--Rates"]
     assert "<svg" in answer["drawings"]["train--Images"]
+    assert answer["drawings"]["train--Captions"].count("<li>") == 3
     assert drafts.load(ID, "train") == values
     json.dumps(answer)
 
