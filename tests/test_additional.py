@@ -85,19 +85,19 @@ def test_a_flag_that_cannot_be_followed_has_a_sentence(text: str, words: str) ->
 
 
 def test_what_is_so_anyway_is_a_note_and_stops_nothing() -> None:
-    s = Settings(additional_parameters="--log_prefix=xl-loha")
+    s = Settings(additional_parameters="--console_log_file=here.txt")
     assert not list(additional.problems(s))
     (note,) = additional.notes(s)
-    assert "a folder of its own" in note.message
+    assert "log.txt in its folder" in note.message
     assert note.fix == {"additional_parameters": ""}
     assert note in list(notes(s))
 
 
 def test_moving_leaves_what_has_no_field() -> None:
-    s = Settings(additional_parameters='--clip_skip 2 --log_prefix "a b" --colour red')
+    s = Settings(additional_parameters='--clip_skip 2 --console_log_file "a b" --colour red')
     move, unknown = additional.problems(s)
-    assert move.fix == {"clip_skip": 2, "additional_parameters": '--log_prefix "a b" --colour red'}
-    assert unknown.fix == {"additional_parameters": '--clip_skip 2 --log_prefix "a b"'}
+    assert move.fix == {"clip_skip": 2, "additional_parameters": '--console_log_file "a b" --colour red'}
+    assert unknown.fix == {"additional_parameters": '--clip_skip 2 --console_log_file "a b"'}
 
 
 @pytest.mark.parametrize("option", sorted({*sd_scripts.DEFAULTS, *sd_scripts.OTHER_MODELS} - SOON))

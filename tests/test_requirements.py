@@ -18,7 +18,9 @@ ROOT = Path(__file__).resolve().parent.parent
 SETUP = Setup(ROOT, run_step)
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 PINS = {canonicalize_name(name): Version(version) for name, version in SETUP.pins().items()}
-ASKED = [Requirement(line) for line in SETUP.requirements(PROJECT["optional-dependencies"])]
+# The extras that some command installs; what people install by themselves is not pinned.
+EXTRAS = frozenset[str]().union(*(command.extras for command in COMMANDS.values()))
+ASKED = [Requirement(line) for line in SETUP.requirements(EXTRAS)]
 # What PyTorch brings for a graphics card differs from build to build; it pins that itself.
 CARDS = ("nvidia-", "cuda-", "triton", "pytorch-triton", "intel-", "rocm", "onemkl-", "tbb", "umf", "tcmlib", "dpcpp-")
 

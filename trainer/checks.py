@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from trainer import additional, learning, machine, processes, sampling
+from trainer import additional, learning, machine, processes, sampling, trackers
 from trainer.declare import Problem, by_name
 from trainer.settings import Settings
 from trainer.settings.publishing import Metadata
@@ -286,7 +286,7 @@ def precision(s: Settings) -> Iterator[Problem]:
 
 CHECKS: tuple[Check, ...] = (
     model, weights, pictures, output, resume, hub, of_pictures, timesteps, rates, precision, *learning.PROBLEMS,
-    processes.problems, machine.problems, *sampling.PROBLEMS, additional.problems,
+    processes.problems, machine.problems, *sampling.PROBLEMS, trackers.problems, additional.problems,
 )  # fmt: skip
 
 
@@ -468,5 +468,5 @@ NOTES: tuple[Check, ...] = (
     config_instead, left_out,
     on_the_processor, *learning.NOTES, which_length, *sampling.NOTES, only_the_last, last_ones,
     no_upload, no_place_for_words, two_starts, noise, nothing_masked, without_effect, processes.remarks,
-    machine.remarks, additional.notes,
+    machine.remarks, trackers.remarks, additional.notes,
 )  # fmt: skip

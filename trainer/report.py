@@ -119,6 +119,17 @@ class Reporter:
         if self._listen is not None:
             self._listen(event)
 
+    def also(self, listen: Callable[[Event], None]) -> None:
+        """Let somebody else hear every event from here on."""
+        earlier = self._listen
+
+        def both(event: Event) -> None:
+            if earlier is not None:
+                earlier(event)
+            listen(event)
+
+        self._listen = both
+
     def phase(self, name: str, done: int = 0, total: int = 0) -> None:
         """Say what is done now and how far it is; as cheap to call for each of ten thousand pictures as once."""
         now = time.time()

@@ -21,7 +21,7 @@ from trainer.attention import choose_attention
 from trainer.checkpoint import EPOCHS, STEPS, Progress, Saver, of_step
 from trainer.compiling import compile_unet
 from trainer.conditioning import Conditioning
-from trainer.curves import Curves, log_folder
+from trainer.curves import Curves
 from trainer.data.captions import settled, varies_captions
 from trainer.data.dataset import Skipped, caches_latents, scan, verify
 from trainer.data.loader import Batch, Batches
@@ -80,7 +80,7 @@ def train(s: Settings, report: Reporter) -> None:
         world,
         memory_for(PREPARING, s, precision.device),
         Batches(s, dataset, model, report, precision.device, world=world) as batches,
-        Curves(log_folder(s, report) if world.is_main else None, {"plan": plan.sentence}, progress.step) as curves,
+        Curves(s, report, {"plan": plan.sentence}, progress.step, writes=world.is_main) as curves,
         Publisher(s, report) as publisher,
     ):
         conditioning.sits_on(adapter, learner.trains_text)

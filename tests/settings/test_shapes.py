@@ -53,6 +53,7 @@ AWKWARD: dict[str, Any] = {
 VALUES = {
     "LoRA_type": "LyCORIS/LoCon", "LyCORIS_preset": "full", "lr_scheduler_type": "CosineAnnealingLR",
     "lr_scheduler_args": "T_max=1000 eta_min=0e-0", "text_encoder_lr": 0.0, "max_grad_norm": 0.0,
+    "log_prefix": "xl-loha",
     "caption_extension": ".txt2", "conv_block_dims": "1,2", "enable_bucket": False, "epoch": 1, "flip_aug": True,
     "gradient_accumulation_steps": 1, "keep_tokens": 0, "network_weights": "D:/lycoris/sdxl\\sdxl-kill bill.safetensors",
     "lr_scheduler_num_cycles": 1.0, "max_token_length": 225, "max_train_epochs": 0, "network_alpha": 100000.0,
@@ -67,6 +68,7 @@ CHANGED = {
     "lr_scheduler_type": "moved here from Additional parameters",
     "lr_scheduler_args": "moved here from Additional parameters",
     "max_grad_norm": "moved here from Additional parameters",
+    "log_prefix": "moved here from Additional parameters",
     "text_encoder_lr": "network_train_unet_only is Text Encoder learning rate 0 here",
     "conv_block_dims": "conv_dims is called conv_block_dims here",
     "network_weights": "lora_network_weights is called network_weights here",
@@ -80,7 +82,6 @@ CHANGED = {
 }
 IGNORED = {
     "additional_parameters --colour": "there is no such setting here",
-    "additional_parameters --log_prefix": "every run logs into a folder of its own, named by time and name",
     "conv_alphas": "conv_alphas is called conv_block_alphas now; it was empty",
     "model_list": "the name of the model says it all",
     "no_token_padding": "no longer a setting of the Kohya GUI either",

@@ -7,6 +7,7 @@ from trainer.settings.captions import CaptionFiles, Captions
 from trainer.settings.dataset import Augmentation, DatasetConfig, Images, Loading
 from trainer.settings.folders import Folders
 from trainer.settings.hardware import Compiling, Memory, Precision
+from trainer.settings.logging import Logging
 from trainer.settings.lycoris import Lycoris
 from trainer.settings.model import Family, OwnVae, SourceModel
 from trainer.settings.network import LoraType, Network
@@ -21,7 +22,7 @@ from trainer.settings.sdxl import Sdxl
 SECTIONS: tuple[type[Section], ...] = (
     SourceModel, Family, Folders, DatasetConfig, Metadata, LoraType, Duration, Rates, Network, Lycoris, Images, Sdxl, CaptionFiles, Saving,
     Precision, Captions, Augmentation, Loading, Loss, OwnVae, Memory, States, BlockRates, BlockSizes, ConvSizes, Compiling,
-    Processes, Additional, Samples, HuggingFace,
+    Processes, Logging, Additional, Samples, HuggingFace,
 )  # fmt: skip
 """In the order of the page."""
 
@@ -29,6 +30,6 @@ SECTIONS: tuple[type[Section], ...] = (
 class Settings(
     SourceModel, Family, Folders, DatasetConfig, Metadata, LoraType, Duration, Rates, Network, Lycoris, Images, Sdxl, CaptionFiles, Saving,
     Precision, Captions, Augmentation, Loading, Loss, OwnVae, Memory, States, BlockRates, BlockSizes, ConvSizes, Compiling,
-    Processes, Additional, Samples, HuggingFace,
+    Processes, Logging, Additional, Samples, HuggingFace,
 ):  # fmt: skip
     """What the user decides about a training run. Read, never written."""

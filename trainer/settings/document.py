@@ -20,7 +20,7 @@ program's own; the others, and what happens to them on loading, stand [at the en
 OWN = frozenset({
     "overwrite_output", "caption_prefix", "caption_suffix", "caption_tag_dropout_rate", "token_warmup_step", "token_warmup_min",
     "enable_wildcard", "keep_tokens_separator", "secondary_separator", "caption_separator", "conditioning_data_dir", "alpha_mask",
-    "cache_text_encoder_outputs_to_disk", "fp8_base_unet", "machine_rank", "main_process_ip", "sample_at_first",
+    "cache_text_encoder_outputs_to_disk", "fp8_base_unet", "log_prefix", "machine_rank", "main_process_ip", "sample_at_first",
 })  # fmt: skip
 """Settings that the Kohya GUI's LoRA tab has no field for."""
 

@@ -99,7 +99,6 @@ ALWAYS: Mapping[str, str] = {
     "cache_info": "what was found out about pictures is always kept",
     "debug_dataset": "what was found in the folders is shown before anything starts",
     "dataset_repeats": "it is for data sets listed in a JSON file; folders say their own repeats, such as 10_cat",
-    "log_prefix": "every run logs into a folder of its own, named by time and name",
     "console_log_level": "a run's log is the file log.txt in its folder",
     "console_log_file": "a run's log is the file log.txt in its folder",
     "console_log_simple": "a run's log is the file log.txt in its folder",
