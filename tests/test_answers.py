@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -61,7 +62,7 @@ def test_a_later_run_finds_the_same_bits_and_encodes_nothing(
 
 @pytest.mark.parametrize("change", ["weights", "length", "weighted", "program"])
 def test_whatever_matters_makes_another_answer(report: Reporter, monkeypatch: pytest.MonkeyPatch, change: str) -> None:
-    values = {"length": {"max_token_length": 150}, "weighted": {"weighted_captions": True}}.get(change, {})
+    values: Any = {"length": {"max_token_length": 150}, "weighted": {"weighted_captions": True}}.get(change, {})
     texts = ["a (cat:1.5)", "a dog"]
     before, _ = told(report, texts)
     if change == "program":
@@ -90,5 +91,5 @@ def test_torn_files_are_made_anew_and_a_full_disk_costs_nothing(report: Reporter
     blocked = tmp_path / "a file"
     blocked.write_text("")
     kept = Answers(blocked / "below", model, Settings(), torch.float32, "cpu")
-    kept.keep("a cat", Told(torch.zeros(77, 4)))
-    assert kept.find("a cat") is None
+    kept.keep({("a cat", False): Told(torch.zeros(77, 4))})
+    assert kept.among([("a cat", False)]) == {}

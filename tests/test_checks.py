@@ -50,7 +50,10 @@ def test_good_settings_have_no_problem(good: dict[str, Any]) -> None:
         ({"network_weights": "/no/such.safetensors"}, "LoRA network weights: there is no file /no/such.safetensors."),
         ({"dim_from_weights": True}, "DIM from weights: needs a file in LoRA network weights."),
         ({"resume": "/no/such/state"}, "Resume from saved training state: there is no folder /no/such/state."),
-        ({"color_aug": True}, "Color augmentation: pictures that change each time cannot be cached"),
+        ({"color_aug": True}, "Color augmentation: pictures that change each time cannot be cached; untick Cache latents."),
+        ({"random_crop": True}, "Random crop instead of center crop: pictures that change each time cannot be cached"),
+        ({"random_crop": True, "cache_latents": False, "cache_latents_to_disk": True}, "Random crop instead of center crop: "),
+        ({"masked_loss": True, "conditioning_data_dir": "/none"}, "Mask folder: there is no folder"),
         ({"huggingface_repo_id": "me/my lora"}, "Huggingface repo id: me/my lora is not a repository's name"),
         ({"resume_from_huggingface": "me/lora"}, "Resume from huggingface: is written as user/name/folder"),
         ({"learning_rate": 0}, "Learning rate: every rate is 0"),
@@ -72,7 +75,7 @@ def test_each_problem_is_a_sentence_under_its_label(
 
 def test_every_fix_cures_its_problem(good: dict[str, Any]) -> None:
     wrong: list[dict[str, Any]] = [
-        {"output_name": "a/b"}, {"color_aug": True}, {"learning_rate": 0}, {"enable_bucket": False, "max_resolution": "500,512"},
+        {"output_name": "a/b"}, {"color_aug": True}, {"random_crop": True, "cache_latents_to_disk": True}, {"learning_rate": 0}, {"enable_bucket": False, "max_resolution": "500,512"},
         {"bucket_reso_steps": 60}, {"bucket_no_upscale": False, "min_bucket_reso": 1024}, {"dim_from_weights": True},
         {"train_data_dir": str(Path(good["train_data_dir"]) / "2_cat")}, {"resume": "/no/such/state"},
         {"min_timestep": 800, "max_timestep": 500},

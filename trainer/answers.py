@@ -9,9 +9,10 @@ import contextlib
 import hashlib
 import inspect
 import os
+from collections.abc import Iterable, Mapping
 from importlib import metadata
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import torch
 
@@ -22,6 +23,8 @@ from trainer.models.text import Told
 if TYPE_CHECKING:
     from trainer.models import Model
     from trainer.settings import Settings
+
+A = TypeVar("A", bound=tuple[str, bool])
 
 READERS = (text,)
 """Modules of which the answers depend; when one of them is changed, all answers are new."""
@@ -41,8 +44,16 @@ class Answers:
             metadata.version("transformers"),
         ]  # fmt: skip
 
-    def find(self, words: str, is_prompt: bool = False) -> Told | None:
-        """The answer to a text, `None` if there is none or none that is whole."""
+    def among(self, wanted: Iterable[A]) -> dict[A, Told]:
+        """Those of the texts, each (text, is it a prompt), that have an answer which is whole."""
+        return {one: told for one in wanted if (told := self._find(*one)) is not None}
+
+    def keep(self, made: Mapping[A, Told]) -> None:
+        """Write answers down."""
+        for one, told in made.items():
+            self._write(*one, told)
+
+    def _find(self, words: str, is_prompt: bool) -> Told | None:
         from safetensors.torch import load_file
 
         path = self._file(words, is_prompt)
@@ -56,8 +67,8 @@ class Answers:
         self.bytes += path.stat().st_size
         return told
 
-    def keep(self, words: str, told: Told, is_prompt: bool = False) -> None:
-        """Write an answer; a disk that is full or may not be written to costs nothing but the time to ask again."""
+    def _write(self, words: str, is_prompt: bool, told: Told) -> None:
+        """A disk that is full or may not be written to costs nothing but the time to ask again."""
         from safetensors.torch import save_file
 
         path = self._file(words, is_prompt)

@@ -86,7 +86,8 @@ class Conditioning:
         """Encode all these texts now and let the encoders go to the processor's memory, where they wait."""
         for part in self._parts(captions, prompts, report):
             if self._bytes > REMEMBERED:
-                return self._tell(report)
+                self._tell(report)
+                return
             self._look_up(part)
         self._tell(report)
         self._away = self.precision.device.type != "cpu" and not self.settings.highvram
@@ -106,11 +107,10 @@ class Conditioning:
         """
         answers = self._answers()
         for part in self._parts(captions, prompts, report):
-            there = {one: told for one in part if (told := answers and answers.find(*one)) is not None}
+            there = {} if answers is None else answers.among(part)
             made = self._encode([one for one in part if one not in there])
-            for one, told in made.items():
-                if answers is not None:
-                    answers.keep(one.text, told, one.is_prompt)
+            if answers is not None:
+                answers.keep(made)
             for one, told in {**there, **made}.items():
                 told = _moved(told, self.precision.device)
                 far = self._bytes > REMEMBERED

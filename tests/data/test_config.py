@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from tests import trainings
 from tests.data.made import tiny_vae, write
 from tests.tiny import tiny_sd15
+from trainer import check
 from trainer.checks import notes, of_pictures, pictures
 from trainer.data import config
 from trainer.data.dataset import scan
@@ -23,7 +24,7 @@ from trainer.data.loader import Batch, Batches
 from trainer.formats import read_metadata
 from trainer.plan import make_plan
 from trainer.report import Reporter
-from trainer.settings import Settings
+from trainer.settings import Settings, kohya
 
 MODEL: Any = SimpleNamespace(vae=tiny_vae())
 
@@ -162,6 +163,20 @@ def test_json_says_the_same_as_toml(img: Path) -> None:
     s = settings(written(img.parent, json.dumps(tables), "data.json"))
     assert [problem for check in (pictures, of_pictures) for problem in check(s)] == []
     assert make_plan(s, scan(s)).repeated == 12
+
+
+def test_the_check_command_counts_from_it(img: Path) -> None:
+    values = {"dataset_config": str(written(img.parent, TWO)), "min_bucket_reso": 64, "epoch": 2, "max_train_steps": 0}
+    answer = check.report(kohya.read(values), {})
+    assert [item for item in answer["problems"] if item["key"] in ("dataset_config", "train_data_dir")] == []
+    assert (answer["plan"]["images"], answer["plan"]["repeated"], answer["plan"]["epochs"]) == (8, 11, 2)
+    assert answer["plan"]["steps"] == 2 * answer["plan"]["batches_per_epoch"]
+    broken = check.report(kohya.read({**values, "dataset_config": str(img / "none.toml")}), {})
+    assert {
+        "key": "dataset_config",
+        "label": "Dataset config file",
+        "message": f"there is no file {img / 'none.toml'}.",
+    } in (broken["problems"])
 
 
 def test_a_folder_is_looked_for_beside_the_file_then_from_here(img: Path, monkeypatch: pytest.MonkeyPatch) -> None:

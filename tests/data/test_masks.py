@@ -252,7 +252,8 @@ def test_the_mask_of_a_picture_wins_over_its_transparency(folders: Path, alpha: 
     assert np.allclose(found[:, :3], 1)
     assert np.allclose(found[:, 5:], 0)
     transparent = loss_mask(picture(cat.path, (64, 64)), placement, 8, alpha)
-    assert np.allclose(transparent, 0.2) if alpha else transparent is None
+    assert (transparent is not None) == alpha
+    assert transparent is None or np.allclose(transparent, 0.2)
 
 
 @pytest.mark.parametrize("cached", [True, False])

@@ -67,7 +67,8 @@ class CaptionFinder:
             way = " Caption images, under Utilities, writes them." if len(self.missing) == pictures else ""
             notes.append(f"{share} {verbs[0]} no {self.extension} file and {verbs[1]} {given}.{way}")
             notes += [
-                f"Files ending in {ending} stand beside {count} of them, but Caption file extension is {self.extension}."
+                f"Files ending in {ending} stand beside {count} of them, but Caption file extension is "
+                f"{self.extension}."
                 for ending, count in self.elsewhere.items()
             ]
         if self.empty:

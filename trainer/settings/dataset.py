@@ -9,14 +9,22 @@ from trainer.declare import Section, setting
 
 
 def read_resolution(text: str) -> tuple[int, int]:
-    """(width, height) from "512", "512,512", "512x768", "(512, 512)"; raises `ValueError` with a sentence otherwise."""
-    numbers = re.findall(r"\d+", text)
-    if re.fullmatch(r"[\s\[(]*\d+(\s*[x×X*,;:/ ]\s*\d+)?[\s\])]*", text) is None or not 1 <= len(numbers) <= 2:
-        raise ValueError(f"write it as width,height such as 512,512; {text!r} is not understood")
-    width, height = int(numbers[0]), int(numbers[-1])
+    """(width, height) from "512", "512,768", "512 × 768 px", "(512, 768)", "512.0;768.0" and what else people write.
+
+    Raises `ValueError` with a sentence for what cannot be meant.
+    """
+    plain = re.sub(r"pixels?|px|[\[\](){}\"'\s]+", " ", text.lower()).strip(" ,;")
+    found = re.fullmatch(r"(\d+)(?:\.0*)?(?:(?: ?(?:[x×*,;:/]|by) ?| )(\d+)(?:\.0*)?)?", plain)
+    if found is None:
+        raise ValueError(f"write it as width,height such as 512,512; {_short(text)} is not understood")
+    width, height = (int(number[:9]) for number in (found[1], found[2] or found[1]))
     if not (64 <= width <= 8192 and 64 <= height <= 8192):
-        raise ValueError(f"width and height must be between 64 and 8192; {text!r} is not")
+        raise ValueError(f"width and height must be between 64 and 8192; {_short(text)} is not")
     return width, height
+
+
+def _short(text: str) -> str:
+    return repr(text if len(text) <= 40 else text[:39] + "…")
 
 
 def _normal(text: str) -> str:
