@@ -158,13 +158,6 @@ ELSEWHERE = {
 """For each secret the variable it is looked for in, and the command that stores it."""
 
 
-ELSEWHERE = {
-    "huggingface_token": ("HF_TOKEN", "hf auth login"),
-    "wandb_api_key": ("WANDB_API_KEY", "wandb login"),
-}
-"""For each secret the variable it is looked for in, and the command that stores it."""
-
-
 def token_typed(key: str) -> Problem:
     """Runs are started from a folder of files, and a secret is written to none."""
     variable, command = ELSEWHERE[key]

@@ -221,12 +221,6 @@ RESUMABLE: dict[str, dict[str, Any]] = {
     "scheduler by its path": {
         "lr_scheduler_type": "torch.optim.lr_scheduler.OneCycleLR", "lr_scheduler_args": "pct_start=0.4 max_lr=2e-3",
     },
-    "optimizer by its path": {"optimizer": "pytorch_optimizer.AdaBelief", "optimizer_args": "weight_decay=0.01"},
-    "schedule-free by its path": {"optimizer": "pytorch_optimizer.ScheduleFreeAdamW", "lr_warmup": 20},
-    "prodigy and schedule-free": {"optimizer": "prodigyplus.ProdigyPlusScheduleFree", "learning_rate": 1.0},
-    "scheduler by its path": {
-        "lr_scheduler_type": "torch.optim.lr_scheduler.OneCycleLR", "lr_scheduler_args": "pct_start=0.4 max_lr=2e-3",
-    },
     "locon and dropouts": {
         "LoRA_type": "Kohya LoCon", "network_dropout": 0.2, "rank_dropout": 0.1, "module_dropout": 0.1,
         "scale_weight_norms": 1.0,

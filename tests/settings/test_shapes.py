@@ -81,7 +81,7 @@ CHANGED = {
     "log_with": "use_wandb became a choice of Logging",
 }
 IGNORED = {
-    "additional_parameters --colour": "there is no such setting here",
+    "additional_parameters --colour": "there is no such setting here; did you mean color_aug?",
     "conv_alphas": "conv_alphas is called conv_block_alphas now; it was empty",
     "model_list": "the name of the model says it all",
     "no_token_padding": "no longer a setting of the Kohya GUI either",
