@@ -34,9 +34,14 @@ def available() -> list[tuple[str, str]]:
 
 def _files(folder: Path) -> list[Path]:
     try:
-        return sorted(folder.glob("*.json"), key=lambda path: path.name.lower())
+        return sorted(folder.glob("*.json"), key=lambda path: _as_people_sort(path.stem))
     except OSError:
         return []
+
+
+def _as_people_sort(name: str) -> list[tuple[int, str]]:
+    """A key that sorts 8 GB before 12 GB."""
+    return [(int(part), "") if part.isdigit() else (0, part) for part in re.split(r"(\d{1,9})", name.lower())]
 
 
 def find(name: str) -> Path:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import choices, gpu
+from benchmarks import activations, choices, gpu
 from benchmarks.gpu import make_model
 from benchmarks.resident import held
 from trainer import storage
@@ -54,6 +54,13 @@ def test_every_row_is_of_real_settings() -> None:
         Settings(**values)
     for values in choices.CHOICES.values():
         Settings(**values)
+
+
+def test_what_is_kept_for_backward_is_counted_without_a_model() -> None:
+    unet = activations.unet_of("sd15", 4)
+    one, two = (activations.kept(unet, "sd15", batch, 128, 128, False) for batch in (1, 2))
+    assert 1.9 * one < two < 2.1 * one
+    assert activations.kept(unet, "sd15", 1, 128, 128, True) < 0.3 * one
 
 
 @pytest.mark.parametrize("name", ["fp8 base", "channels_last (automatic when wide)"])
