@@ -51,6 +51,7 @@ class States(Section):
     save_state_on_train_end: bool = setting(
         False, "Save training state at end of training", "Only beside the last file; more epochs can then be added later."
     )
-    resume: str = setting("", "Resume from saved training state", "A state folder to go on from; Browse lists those that were saved.", kind="state",
+    resume: str = setting(
+        "", "Resume from saved training state", "A state folder to go on from; Browse lists those that were saved.", kind="state",
         aside='(path to "last-state" state folder)',
     )  # fmt: skip
