@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from diffusers.schedulers.scheduling_ddim import rescale_zero_terminal_snr
 from diffusers.schedulers.scheduling_ddpm import DDPMScheduler
 
 from tests.tiny import SCHEDULER
@@ -29,6 +30,24 @@ def test_alpha_bars_are_those_of_stable_diffusion() -> None:
 def test_alpha_bars_of_a_linear_schedule() -> None:
     config = {"beta_schedule": "linear", "beta_start": 0.1, "beta_end": 0.3, "num_train_timesteps": 3}
     assert diffusion.alpha_bars(config).tolist() == pytest.approx([0.9, 0.9 * 0.8, 0.9 * 0.8 * 0.7])
+
+
+def test_zero_terminal_snr_ends_in_pure_noise_and_begins_as_before() -> None:
+    before = diffusion.alpha_bars(SCHEDULER)
+    rescaled = diffusion.zero_terminal_snr(before)
+    assert rescaled[-1] == 0
+    assert rescaled[0] == pytest.approx(before[0].item(), rel=1e-6)
+    assert bool((rescaled.diff() < 0).all())
+    # By hand: √ᾱ' = (√ᾱ - √ᾱ_T) √ᾱ_1 / (√ᾱ_1 - √ᾱ_T)
+    first, middle, last = (before[t].item() ** 0.5 for t in (0, 500, 999))
+    assert rescaled[500].item() == pytest.approx(((middle - last) * first / (first - last)) ** 2, rel=1e-5)
+
+
+def test_zero_terminal_snr_is_that_of_diffusers() -> None:
+    theirs = rescale_zero_terminal_snr(judge().betas)
+    before = diffusion.alpha_bars(SCHEDULER)
+    assert torch.allclose(diffusion.zero_terminal_snr(before), torch.cumprod(1 - theirs, 0), atol=1e-6)
+    assert torch.allclose(diffusion.betas_of(before), judge().betas, atol=1e-5)
 
 
 def test_an_unknown_noise_schedule_is_named() -> None:

@@ -61,6 +61,7 @@ CHANGES: list[tuple[dict[str, Any], dict[str, Any], set[str]]] = [
     ({"ip_noise_gamma": 0.2}, {"ip_noise_gamma_random_strength": True}, MIXTURE),
     ({}, {"min_timestep": 600}, {"t", "mixed", "loss"}),
     ({}, {"max_timestep": 400}, {"t", "mixed", "loss"}),
+    ({}, {"zero_terminal_snr": True}, MIXTURE),
     ({}, {"loss_type": "l1"}, LOSS),
     ({}, {"loss_type": "huber"}, LOSS),
     ({"loss_type": "huber"}, {"loss_type": "smooth_l1"}, LOSS),
@@ -84,7 +85,9 @@ def test_a_setting_changes_what_it_should_and_nothing_else(
 
 
 def test_no_setting_of_the_section_is_missing_here() -> None:
-    elsewhere = {"masked_loss", "prior_loss_weight", "scale_v_pred_loss_like_noise_pred"}
+    elsewhere = {
+        "masked_loss", "conditioning_data_dir", "alpha_mask", "prior_loss_weight", "scale_v_pred_loss_like_noise_pred"
+    }  # fmt: skip
     shown = {name for _, option, _ in CHANGES for name in option} | elsewhere
     assert shown >= set(Loss.model_fields)
 
@@ -103,6 +106,25 @@ def test_no_setting_of_the_section_is_missing_here() -> None:
 def test_what_does_not_apply_changes_nothing(base: dict[str, Any], option: dict[str, Any]) -> None:
     before, after = look(**base), look(**{**base, **option})
     assert all(torch.equal(before[name], after[name]) for name in before)
+
+
+def test_weights_are_by_the_models_own_schedule_with_zero_terminal_snr() -> None:
+    """As in the reference, and as it must be: an SNR of 0 would make some of them infinite."""
+    values: dict[str, Any] = {"zero_terminal_snr": True, "min_timestep": 999, "max_timestep": 1000}
+    plain = look("v_prediction", **values)["loss"]
+    alpha_bar = diffusion.alpha_bars(SCHEDULER)[999:]
+    for option, weight in (
+        ({"min_snr_gamma": 5.0}, diffusion.min_snr_weight(alpha_bar, 5.0, "v_prediction")),
+        ({"debiased_estimation_loss": True}, diffusion.debiased_weight(alpha_bar, "v_prediction")),
+        ({"scale_v_pred_loss_like_noise_pred": True}, diffusion.noise_like_weight(alpha_bar)),
+    ):
+        assert look("v_prediction", **values, **option)["loss"] == pytest.approx((plain * weight).item(), rel=1e-5)
+        assert weight.item() > 0
+
+
+def test_the_last_step_of_zero_terminal_snr_shows_nothing_of_the_picture() -> None:
+    seen = look("v_prediction", zero_terminal_snr=True, min_timestep=999, max_timestep=1000)
+    assert torch.equal(seen["mixed"], seen["noise"])
 
 
 def test_timesteps_keep_to_the_range() -> None:
@@ -231,6 +253,7 @@ GOLDEN: dict[str, tuple[dict[str, Any], list[float]]] = {
     "v plain": ({}, [0.3081671, 0.2566772]),
     "v scaled": ({"scale_v_pred_loss_like_noise_pred": True}, [0.0485186, 0.0274856]),
     "v debiased": ({"debiased_estimation_loss": True}, [0.2596486, 0.2291982]),
+    "v zero terminal snr": ({"zero_terminal_snr": True, "min_timestep": 800}, [0.1729229, 0.1802031]),
     "v min snr": ({"min_snr_gamma": 0.05}, [0.0129824, 0.0089906]),
 }  # fmt: skip
 

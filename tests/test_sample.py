@@ -124,6 +124,30 @@ def test_drawing_uses_no_randomness_but_the_prompts_seed(folder: Path, model: Mo
     assert one.tobytes() == render(model, prompt, settings(folder)).tobytes()
 
 
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_every_sampler_can_start_from_pure_noise(sampler: str, folder: Path, model: Model) -> None:
+    scheduler = make_scheduler(sampler, model.scheduler_config, "v_prediction", zero_snr=True)
+    scheduler.set_timesteps(8)
+    assert int(scheduler.timesteps[0]) == 999
+    assert scheduler.alphas_cumprod[-1] == pytest.approx(2**-24, rel=0.05)
+    s = settings(folder, zero_terminal_snr=True, sample_sampler=sampler)
+    assert render(model, Prompt("a cat", width=64, height=64, seed=9, steps=2), s).size == (64, 64)
+
+
+@pytest.mark.parametrize(("sampler", "kind"), [("euler", "EulerDiscreteScheduler"), ("dpmsolver++", "DPMSolverMultistepScheduler")])
+def test_zero_terminal_snr_is_what_diffusers_makes_of_it(sampler: str, kind: str, model: Model) -> None:
+    from diffusers import schedulers
+
+    ours = make_scheduler(sampler, model.scheduler_config, "v_prediction", zero_snr=True)
+    names = ("beta_start", "beta_end", "beta_schedule", "prediction_type", "timestep_spacing")
+    options = {name: ours.config[name] for name in names}
+    theirs = getattr(schedulers, kind)(**options, rescale_betas_zero_snr=True)
+    for scheduler in (ours, theirs):
+        scheduler.set_timesteps(10)
+    assert torch.equal(torch.as_tensor(ours.timesteps), torch.as_tensor(theirs.timesteps))
+    assert torch.allclose(torch.as_tensor(ours.sigmas), torch.as_tensor(theirs.sigmas), rtol=0.02)
+
+
 def test_decoding_falls_back_to_tiles_when_memory_is_short(
     folder: Path, model: Model, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -32,6 +32,19 @@ def alpha_bars(config: Mapping[str, Any]) -> Tensor:
     return torch.cumprod(1.0 - betas, dim=0)
 
 
+def zero_terminal_snr(alpha_bars: Tensor) -> Tensor:
+    """ᾱ_t shifted and scaled so that the last is 0, pure noise, and the first stays (Lin et al. 2024, algorithm 1)."""
+    roots = alpha_bars.double().sqrt()
+    first, last = roots[0], roots[-1]
+    return ((roots - last) * first / (first - last)).square().to(alpha_bars.dtype)
+
+
+def betas_of(alpha_bars: Tensor) -> Tensor:
+    """β_t = 1 - ᾱ_t / ᾱ_(t-1), with ᾱ_(-1) = 1."""
+    before = torch.cat((alpha_bars.new_ones(1), alpha_bars[:-1]))
+    return 1 - alpha_bars / before
+
+
 # What is drawn.
 
 

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from trainer import runfolder
 from trainer.devices import is_out_of_memory
-from trainer.diffusion import mixed_seed
+from trainer.diffusion import alpha_bars, betas_of, mixed_seed, zero_terminal_snr
 from trainer.events import Sample
 from trainer.models.text import Told
 from trainer.optimizers import averaged
@@ -172,14 +172,16 @@ def render(
     precision = precision or Precision(model.device, model.dtype)
     prompt = sized(prompt, model)
     told = (conditioning or Conditioning(model, s, precision)).prompts([prompt.negative, prompt.text])
-    latents = denoise(model, prompt, told, prompt.sampler or s.sample_sampler, precision)
+    latents = denoise(model, prompt, told, prompt.sampler or s.sample_sampler, precision, s.zero_terminal_snr)
     return decode(model, latents, precision.device)
 
 
-def denoise(model: Model, prompt: Prompt, told: Told, sampler: str, precision: Precision) -> Tensor:
+def denoise(
+    model: Model, prompt: Prompt, told: Told, sampler: str, precision: Precision, zero_snr: bool = False
+) -> Tensor:
     """From noise to scaled latents [1, 4, h/8, w/8]. `told`: what the U-Net is told of the negative prompt and of the
     prompt. An inpainting model fills in a picture of which everything is hidden."""
-    scheduler = make_scheduler(sampler, model.scheduler_config, model.prediction_type)
+    scheduler = make_scheduler(sampler, model.scheduler_config, model.prediction_type, zero_snr)
     scheduler.set_timesteps(prompt.steps, device=precision.device)
     source = torch.Generator().manual_seed(prompt.seed or 0)
     shape = (1, model.unet.config.out_channels, prompt.height // 8, prompt.width // 8)
@@ -220,14 +222,28 @@ def _all_hidden(model: Model, prompt: Prompt, source: torch.Generator, device: t
     return torch.cat((torch.ones_like(latents[:, :1]), latents), dim=1)
 
 
-def make_scheduler(sampler: str, config: Mapping[str, Any], prediction_type: str) -> Any:
-    """The diffusers scheduler of a sampler for a model with this scheduler configuration."""
+def make_scheduler(sampler: str, config: Mapping[str, Any], prediction_type: str, zero_snr: bool = False) -> Any:
+    """The diffusers scheduler of a sampler for a model with this scheduler configuration.
+
+    With `zero_snr` it starts at the last timestep ("trailing"), from as good as pure noise: samplers divide by ᾱ, so
+    the last is LEAST rather than 0 (Lin et al. 2024, sections 3.1 and 3.3).
+    """
     from diffusers import schedulers
 
     row = SAMPLERS[sampler]
     noise = ("beta_start", "beta_end", "beta_schedule", "num_train_timesteps")
-    options = {name: config[name] for name in noise if name in config}
-    return getattr(schedulers, row.scheduler)(**options, prediction_type=prediction_type, **row.options)
+    kind = getattr(schedulers, row.scheduler)
+    options = {name: config[name] for name in noise if name in config} | dict(row.options)
+    if zero_snr:
+        rescaled = zero_terminal_snr(alpha_bars(config)).clamp(min=LEAST)
+        options["trained_betas"] = betas_of(rescaled).tolist()
+        if "timestep_spacing" in inspect.signature(kind).parameters:  # the others always start at the last
+            options["timestep_spacing"] = "trailing"
+    return kind(**options, prediction_type=prediction_type)
+
+
+LEAST = 2.0**-24
+"""ᾱ of pure noise, for samplers: what diffusers takes too."""
 
 
 def decode(model: Model, latents: Tensor, device: torch.device) -> Image:

@@ -128,7 +128,9 @@ class Objective:
 
     def __init__(self, model: Model, conditioning: Conditioning, s: Settings, precision: Precision) -> None:
         self.model, self.conditioning, self.s, self.precision = model, conditioning, s, precision
+        # What steps count is by the model's own schedule, also where another one mixes picture and noise.
         self.alpha_bars = diffusion.alpha_bars(model.scheduler_config)
+        self.mixing = diffusion.zero_terminal_snr(self.alpha_bars) if s.zero_terminal_snr else self.alpha_bars
         for found in unfit_weights(s, model.prediction_type == "v_prediction"):  # a model of the hub is known only now
             raise Failure(str(found), found.fix_label + ".", found.key)
 
@@ -143,7 +145,7 @@ class Objective:
         torch.manual_seed(diffusion.mixed_seed(s.seed, *place))  # for dropouts
         x0, device = batch.latents, batch.latents.device
         noise, t = self.draw(x0, source)
-        alpha_bar, t = put(self.alpha_bars[t], device), put(t, device)
+        own, alpha_bar, t = put(self.alpha_bars[t], device), put(self.mixing[t], device), put(t, device)
 
         noisy = diffusion.mix(x0, self.perturbed(noise, source), alpha_bar)  # q(x_t | x_0)
         told = self.conditioning(batch.captions)
@@ -156,7 +158,7 @@ class Objective:
         if batch.loss_masks is not None:
             distances = distances * batch.loss_masks
         losses = diffusion.per_sample(distances) * batch.loss_weights
-        return self.weighed(losses, alpha_bar).mean()
+        return self.weighed(losses, own).mean()
 
     def draw(self, x0: Tensor, source: torch.Generator) -> tuple[Tensor, Tensor]:
         """The noise, on x0's device, and the timesteps. What only some options need is drawn after what all do."""

@@ -97,6 +97,7 @@ def test_problems_and_their_fixes(models: dict[str, Path], kind: str, values: di
         ("sdxl", {"sdxl_no_half_vae": False}, "No half VAE: SDXL's own VAE overflows in fp16."),
         ("inpainting", {"cache_latents": True}, "Cache latents: is off in this run: with Train inpainting model"),
         ("sd15", {"sdxl_no_half_vae": True}, "No half VAE: has no effect: its configs say Stable Diffusion 1.5."),
+        ("sd15", {"zero_terminal_snr": True}, "Zero terminal SNR: is for models that predict velocity"),
     ],
 )  # fmt: skip
 def test_notes_and_their_fixes(models: dict[str, Path], kind: str, values: dict[str, Any], said: str) -> None:

@@ -179,6 +179,16 @@ def unticked(s: Settings) -> Iterator[Problem]:
             yield problem(key, f"{_says(found, key)} It is trained so, ticked or not.", {key: True}, "Tick it")
 
 
+def pure_noise(s: Settings) -> Iterator[Problem]:
+    """From pure noise nothing can be learnt by telling the noise (Lin et al. 2024, section 3.2)."""
+    found = _usable(s)
+    if found is not None and s.zero_terminal_snr and not _predicts_velocity(s, found):
+        message = (
+            "is for models that predict velocity (v_param); this one predicts noise and learns nothing from pure noise."
+        )
+        yield problem("zero_terminal_snr", message, {"zero_terminal_snr": False}, "Untick it")
+
+
 HINTS = ("768", "vpred", "v-pred", "v_pred")
 
 
@@ -269,4 +279,4 @@ def named_otherwise(s: Settings) -> Iterator[Problem]:
         )
 
 
-NOTES = (unticked, velocity, resolution, no_clip_skip, half_vae, masks, only_xl, named_otherwise)
+NOTES = (unticked, velocity, pure_noise, resolution, no_clip_skip, half_vae, masks, only_xl, named_otherwise)

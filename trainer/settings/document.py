@@ -21,6 +21,7 @@ OWN = frozenset({
     "overwrite_output", "caption_prefix", "caption_suffix", "caption_tag_dropout_rate", "token_warmup_step", "token_warmup_min",
     "enable_wildcard", "keep_tokens_separator", "secondary_separator", "caption_separator", "conditioning_data_dir", "alpha_mask",
     "cache_text_encoder_outputs_to_disk", "fp8_base_unet", "log_prefix", "machine_rank", "main_process_ip", "sample_at_first",
+    "zero_terminal_snr",
 })  # fmt: skip
 """Settings that the Kohya GUI's LoRA tab has no field for."""
 

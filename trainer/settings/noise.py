@@ -73,6 +73,10 @@ class Loss(Section):
         False, "IP noise gamma random strength", "That noise has anything from 0 to IP noise gamma in each batch; usually off.",
         advanced=True,
     )
+    zero_terminal_snr: bool = setting(
+        False, "Zero terminal SNR", "The noisiest step becomes pure noise, so pictures can be very dark or bright; only for models that predict velocity.",
+        advanced=True,
+    )
     min_timestep: int = setting(
         0, "Min Timestep", "The cleanest step that is trained; raise it (200) to learn layout rather than texture. 0 is usual.",
         ge=0, le=1000, advanced=True,

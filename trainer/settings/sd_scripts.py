@@ -121,7 +121,6 @@ NOT_HERE: Mapping[str, str] = {
     "dataset_class": "code of other programs is not run; put the pictures in folders such as 10_cat",
     "face_crop_aug_range": "faces are not looked for; crop the pictures beforehand",
     "resize_interpolation": "pictures are shrunk by area and enlarged by Lanczos",
-    "zero_terminal_snr": "the noise schedule stays that of the model",
     "base_weights": "merge those LoRAs into the model first, or go on from one with Network weights",
     "base_weights_multiplier": "merge those LoRAs into the model first, or go on from one with Network weights",
     "fused_backward_pass": "it saves the memory of gradients in full fine-tuning; a LoRA's gradients are small",
