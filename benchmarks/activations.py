@@ -49,8 +49,8 @@ class Adapted(nn.Module):
         super().__init__()
         self.layer = layer
         if isinstance(layer, nn.Conv2d):
-            shape: Any = layer.kernel_size, layer.stride, layer.padding
-            self.down: nn.Module = nn.Conv2d(layer.in_channels, rank, *shape, bias=False)
+            shape: dict[str, Any] = {name: getattr(layer, name) for name in ("kernel_size", "stride", "padding")}
+            self.down: nn.Module = nn.Conv2d(layer.in_channels, rank, bias=False, **shape)
             self.up: nn.Module = nn.Conv2d(rank, layer.out_channels, 1, bias=False)
         else:
             assert isinstance(layer, nn.Linear)

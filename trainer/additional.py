@@ -7,7 +7,8 @@ from trainer.declare import Problem
 from trainer.settings import Settings, sd_scripts
 from trainer.settings.kohya import read
 from trainer.settings.loaded import KNOWN, Loaded, label_of
-from trainer.settings.meanings import ADDITIONAL, field_of, why_ignored
+from trainer.settings.meanings import ADDITIONAL, field_of
+from trainer.settings.unread import why_ignored
 
 
 def problems(s: Settings) -> Iterator[Problem]:

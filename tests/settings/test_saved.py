@@ -14,7 +14,7 @@ from trainer.settings.kohya import read
 from trainer.settings.loaded import KNOWN
 from trainer.settings.saved import LIMITS, LISTS, STANDS_FOR_NONE, not_shown, to_kohya
 
-JSON_TYPE = {
+JSON_TYPE: dict[str, Any] = {
     "checkbox": bool,
     "textbox": str,
     "dropdown": str,

@@ -15,8 +15,9 @@ from typing import Any
 from trainer.declare import Problem, parse, validate, visible
 from trainer.settings import Settings, sd_scripts
 from trainer.settings.loaded import KNOWN, Changed, Ignored, Loaded, Unreadable, label_of
-from trainer.settings.meanings import OLD_VALUES, RENAMED, REWRITES, WHY_IGNORED, is_ours, is_secret, why_ignored
+from trainer.settings.meanings import OLD_VALUES, RENAMED, REWRITES, is_ours
 from trainer.settings.saved import take_back
+from trainer.settings.unread import WHY_IGNORED, is_secret, why_ignored
 
 __all__ = ["KNOWN", "Changed", "Ignored", "Loaded", "Unreadable", "decode", "label_of", "load", "read"]
 

@@ -8,12 +8,12 @@ from math import isfinite
 from pathlib import Path
 from typing import Any
 
-from trainer.adapters import ADAPTERS
-from trainer.adapters.arguments import LYCORIS, MEANT, meant
-from trainer.declare import Problem, nearest
+from trainer.declare import Problem
 from trainer.settings import sd_scripts
 from trainer.settings.loaded import KNOWN, Changed, Ignored, Loaded, is_on, label_of, number
+from trainer.settings.network_modules import network, unused_alpha, unused_rank
 from trainer.settings.prompt_files import prompts_of
+from trainer.settings.unread import is_secret, why_ignored
 
 Rewrite = Callable[[dict[str, Any], Loaded], None]
 Raw = dict[str, Any]
@@ -167,79 +167,6 @@ def optimizer(raw: Raw, report: Loaded) -> None:
             report.changed.append(
                 Changed("optimizer", f"{old}={value}", raw["optimizer"], f"{old} became a choice of Optimizer")
             )
-
-
-def network(raw: Raw, report: Loaded) -> None:
-    """Network modules are LoRA types, their arguments settings."""
-    if raw.get("LoRA_type") == "LoCon":
-        report.change(raw, "LoRA_type", "LyCORIS/LoCon", "it is called LyCORIS/LoCon now")
-    if "network_module" not in raw and "network_args" not in raw:
-        return
-    module, arguments = raw.pop("network_module", None), _pairs(raw.pop("network_args", None))
-    if module is not None and "LoRA_type" in raw:
-        report.ignored.append(Ignored("network_module", "LoRA type, which the file also holds, says it all"))
-        if arguments:
-            report.ignored.append(Ignored("network_args", "every network option has a field of its own"))
-        return
-    before = module
-    if module is None and "algo" in arguments:
-        module, before = LYCORIS, f"algo={arguments['algo']}"
-        raw.pop("LoRA_type", None)
-    if module is None:
-        _arguments_alone(arguments, raw, report)
-        return
-    kind, named = meant(str(module), arguments, raw.get("network_dim"), raw.get("network_alpha"))
-    raw["LoRA_type"] = kind or str(module)
-    if kind:
-        report.changed.append(Changed("LoRA_type", before, kind, "the type that this network module is"))
-    said = {MEANT.get(argument, argument) for argument in arguments}
-    for key, value in named.items():
-        if key in KNOWN:
-            raw[key] = value if key in said else raw.get(key, value)
-        else:
-            report.ignored.append(Ignored(f"network_args {key}", why_ignored(key, value)))
-
-
-def _arguments_alone(arguments: Mapping[str, str], raw: Raw, report: Loaded) -> None:
-    """Arguments without a module are about the type that is chosen."""
-    kind = str(raw.get("LoRA_type", KNOWN["LoRA_type"].default))
-    if kind == "Standard" and arguments.get("conv_dim"):
-        report.change(raw, "LoRA_type", "Kohya LoCon", "a Standard LoRA with convolutions is called so")
-        kind = "Kohya LoCon"
-    for argument, value in arguments.items():
-        key = MEANT.get(argument, argument)
-        if key in KNOWN and kind in ADAPTERS and key in ADAPTERS[kind].options:
-            raw[key] = value
-            report.changed.append(Changed(key, f"{argument}={value}", value, "moved here from network_args"))
-        else:
-            why = f"it means nothing to the LoRA type {kind}" if key in KNOWN else why_ignored(key, value)
-            report.ignored.append(Ignored(f"network_args {argument}", why))
-
-
-def _pairs(arguments: Any) -> dict[str, str]:
-    """Network arguments by name, from a list of name=value or one line of them."""
-    words = arguments.split() if isinstance(arguments, str) else arguments if isinstance(arguments, list) else ()
-    return dict(str(word).strip("\"' ").partition("=")[::2] for word in words)
-
-
-OURS = "overwrite_output"
-"""A setting that only files of this program hold."""
-
-
-def unused_rank(raw: Raw, report: Loaded) -> None:
-    """LoRA-FA's convolution rank."""
-    if raw.get("LoRA_type") == "LoRA-FA" and number(raw.get("conv_dim")):
-        why = "the Kohya GUI shows it for LoRA-FA and trains no convolutions; here it would"
-        report.change(raw, "conv_dim", 0, why)
-
-
-def unused_alpha(raw: Raw, report: Loaded) -> None:
-    """DyLoRA's convolution alpha."""
-    rank, alpha = number(raw.get("conv_dim")), raw.get("network_alpha", KNOWN["network_alpha"].default)
-    if raw.get("LoRA_type") != "Kohya DyLoRA" or not rank or rank != number(raw.get("network_dim")):
-        return
-    if number(raw.get("conv_alpha", KNOWN["conv_alpha"].default)) != number(alpha):
-        report.change(raw, "conv_alpha", alpha, "Kohya's DyLoRA has Network Alpha for convolutions too")
 
 
 def attention(raw: Raw, report: Loaded) -> None:
@@ -418,36 +345,10 @@ OLD_VALUES = {masks, text_cache, unused_rank, unused_alpha, no_rates, seed, prom
 """What the same name and value meant elsewhere: for files that this program has not written."""
 
 
+OURS = "overwrite_output"
+"""A setting that only files of this program hold."""
+
+
 def is_ours(raw: Mapping[str, Any]) -> bool:
     """Whether a file was written by this program: it means what it says."""
     return OURS in raw
-
-
-# Keys that have no effect here.
-
-WHY_IGNORED = {
-    "model_list": "the name of the model says it all",
-    "save_as_bool": "saved there by accident",
-    "flux1_cache_text_encoder_outputs": sd_scripts.FOR_OTHER_MODELS,
-    "flux1_cache_text_encoder_outputs_to_disk": sd_scripts.FOR_OTHER_MODELS,
-    "no_token_padding": "no longer a setting of the Kohya GUI either",
-}
-SECRET = "secrets are never read from a file"
-WITHOUT_EFFECT: tuple[Any, ...] = ("", None, False, 0, "0", "false", "False", [], "no", "none", "default")
-
-
-def is_secret(key: str) -> bool:
-    """Whether a value is kept out of files."""
-    return key in ("huggingface_token", "wandb_api_key") or (key in KNOWN and KNOWN[key].about.secret)
-
-
-def why_ignored(key: str, value: Any) -> str:
-    """A sentence about a key that is no setting here."""
-    if is_secret(key):
-        return SECRET
-    known = WHY_IGNORED.get(key) or sd_scripts.refusal(key)
-    if known:
-        return known
-    if value in WITHOUT_EFFECT:
-        return "not offered here; it was off in the file, so nothing is lost"
-    return f"there is no such setting here{nearest(key, [*KNOWN, *sd_scripts.DEFAULTS])}"
