@@ -301,6 +301,18 @@ def config_instead(s: Settings) -> Iterator[Problem]:
             yield problem(key, message, {key: ""}, "Empty it")
 
 
+def about_pictures(s: Settings) -> Iterator[Problem]:
+    """What may surprise about sizes, in every part of a dataset config or in these settings."""
+    from trainer.data import config
+    from trainer.models import demands
+
+    if s.dataset_config.strip():
+        yield from config.complaints(s, demands.NOTES_OF_PICTURES)
+        return
+    for find in demands.NOTES_OF_PICTURES:
+        yield from find(s)
+
+
 def left_out(s: Settings) -> Iterator[Problem]:
     """Pictures that cannot be read, and other things seen in the folders."""
     for dataset in _datasets(s):
@@ -465,7 +477,7 @@ ONLY_WITH = {
 
 
 NOTES: tuple[Check, ...] = (
-    config_instead, left_out,
+    config_instead, about_pictures, left_out,
     on_the_processor, *learning.NOTES, which_length, *sampling.NOTES, only_the_last, last_ones,
     no_upload, no_place_for_words, two_starts, noise, nothing_masked, without_effect, processes.remarks,
     machine.remarks, trackers.remarks, additional.notes,

@@ -276,6 +276,20 @@ def test_subsets_that_are_not_used_are_said(img: Path) -> None:
     assert any("class_tokens" in note or "no caption" in note for note in dataset.notes)
 
 
+def test_masks_are_those_of_the_subset_and_count_with_masked_loss(img: Path) -> None:
+    write(img.parent / "masks", a=(64, 64))
+    s = settings(written(img.parent, subset('conditioning_data_dir = "masks"')))
+    assert any("counts only with Masked loss, which is off" in note for note in scan(s).notes)
+    dataset = scan(s.changed(masked_loss=True))
+    assert [picture.mask and picture.mask.name for picture in dataset.pictures] == ["a.png", None, None]
+    assert any("2 of 3 pictures have no mask in" in note for note in dataset.notes)
+    (own,) = {
+        subset.under(s).masked_loss
+        for subset in scan(settings(written(img.parent, subset("alpha_mask = true")))).subsets
+    }
+    assert own, "as in sd-scripts, whether Masked loss is ticked or not"
+
+
 VALUES = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=9),
     lambda inner: (

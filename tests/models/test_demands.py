@@ -9,7 +9,7 @@ from tests.tiny import tiny_folder, tiny_single_file
 from trainer import hardware
 from trainer.declare import Problem
 from trainer.hardware import Hardware
-from trainer.models.demands import NOTES, OF_PICTURES, PROBLEMS
+from trainer.models.demands import NOTES, NOTES_OF_PICTURES, OF_PICTURES, PROBLEMS
 from trainer.settings import Settings
 
 KINDS: dict[str, dict[str, Any]] = {
@@ -41,6 +41,9 @@ def settings(models: dict[str, Path], kind: str, **values: Any) -> Settings:
     return Settings(pretrained_model_name_or_path=str(models[kind]), **{**TICKS.get(kind, {}), **values})
 
 
+EVERY_NOTE = (*NOTES, *NOTES_OF_PICTURES)
+
+
 def found(s: Settings, checks: Any = (*PROBLEMS, *OF_PICTURES)) -> list[Problem]:
     return [problem for check in checks for problem in check(s)]
 
@@ -48,7 +51,7 @@ def found(s: Settings, checks: Any = (*PROBLEMS, *OF_PICTURES)) -> list[Problem]
 @pytest.mark.parametrize("kind", KINDS)
 def test_what_suits_the_model_is_not_spoken_of(models: dict[str, Path], kind: str) -> None:
     s = settings(models, kind)
-    assert [*found(s), *found(s, NOTES)] == []
+    assert [*found(s), *found(s, EVERY_NOTE)] == []
 
 
 @pytest.mark.parametrize(
@@ -103,14 +106,14 @@ def test_problems_and_their_fixes(models: dict[str, Path], kind: str, values: di
 def test_notes_and_their_fixes(models: dict[str, Path], kind: str, values: dict[str, Any], said: str) -> None:
     s = settings(models, kind, **values)
     assert found(s) == []
-    (note,) = found(s, NOTES)
+    (note,) = found(s, EVERY_NOTE)
     assert str(note).startswith(said)
-    assert found(s.changed(**(note.fix or {})), (*PROBLEMS, *NOTES)) in ([], _size(s, note))
+    assert found(s.changed(**(note.fix or {})), (*PROBLEMS, *OF_PICTURES, *EVERY_NOTE)) in ([], _size(s, note))
 
 
 def _size(s: Settings, note: Problem) -> list[Problem]:
     """Ticking v_param makes a model one for 768 pixels, which is worth a word of its own."""
-    return found(s.changed(**(note.fix or {})), NOTES) if note.key == "v_parameterization" else []
+    return found(s.changed(**(note.fix or {})), EVERY_NOTE) if note.key == "v_parameterization" else []
 
 
 def test_a_lora_with_text_does_not_go_with_dropped_text_encoders(models: dict[str, Path], tmp_path: Path) -> None:
@@ -134,9 +137,9 @@ def test_the_name_of_a_vae_may_say_more_than_its_file(models: dict[str, Path], t
         save_file(tensors, tmp_path / f"{name}.safetensors")
         s = settings(models, kind, vae=str(tmp_path / f"{name}.safetensors"))
         assert found(s) == []
-        assert [note.key for note in found(s, NOTES)] == ["vae"] * odd
+        assert [note.key for note in found(s, EVERY_NOTE)] == ["vae"] * odd
 
 
 def test_a_model_that_cannot_be_used_asks_nothing(tmp_path: Path) -> None:
     s = Settings(pretrained_model_name_or_path=str(tmp_path / "none"), sdxl=True, clip_skip=2)
-    assert [*found(s), *found(s, NOTES)] == []
+    assert [*found(s), *found(s, EVERY_NOTE)] == []

@@ -144,6 +144,9 @@ def read(settings: Settings) -> Config:
             continue
         if table.get("cache_info"):
             notes.append(f"{where}: cache_info is not needed; pictures are looked at anew in a moment.")
+        own = source.under(settings)
+        if own.conditioning_data_dir.strip() and not own.masked_loss and "conditioning_data_dir" in table:
+            notes.append(f"{where}: conditioning_data_dir counts only with {KNOWN['masked_loss'].label}, which is off.")
         if source.folder.repeats < 1:
             notes.append(f"{where} is not used: num_repeats is {source.folder.repeats}.")
         elif (source.dataset, source.folder.path) in seen:

@@ -279,4 +279,5 @@ def named_otherwise(s: Settings) -> Iterator[Problem]:
         )
 
 
-NOTES = (unticked, velocity, pure_noise, resolution, no_clip_skip, half_vae, masks, only_xl, named_otherwise)
+NOTES_OF_PICTURES = (resolution,)
+NOTES = (unticked, velocity, pure_noise, no_clip_skip, half_vae, masks, only_xl, named_otherwise)
