@@ -83,7 +83,8 @@ def log_folder(view: View) -> Path | None:
 @cache
 def _settings(folder: Path) -> SimpleNamespace:
     """The settings of a run as they were written; they never change."""
-    return SimpleNamespace(**{"logging_dir": "", "log_prefix": "", "log_tracker_name": "", **runfolder.read_json(folder / runfolder.SETTINGS)})
+    unset = {"logging_dir": "", "log_prefix": "", "log_tracker_name": ""}
+    return SimpleNamespace(**{**unset, **runfolder.read_json(folder / runfolder.SETTINGS)})
 
 
 def open_for(view: View) -> Board:

@@ -293,9 +293,18 @@ def test_adafactor_chooses_its_rate_unless_told_otherwise() -> None:
     assert rates(fixed.optimizer)["unet"] == 5e-4
 
 
-@pytest.mark.parametrize("name", [name for name, row in OPTIMIZERS.items() if row.averages])
+AVERAGING = [name for name, row in OPTIMIZERS.items() if row.averages]
+
+
+@pytest.mark.parametrize(
+    "name", [*AVERAGING, "pytorch_optimizer.ScheduleFreeAdamW", "schedulefree.AdamWScheduleFreeReference"]
+)
 def test_averages_are_looked_at_without_a_trace(name: str) -> None:
-    looked, plain = Problem(settings(name)), Problem(settings(name))
+    """As sampling and saving do, of listed classes and of those by their path."""
+    assert optimizer_type(name).averages
+    rate = 1.0 if optimizer_type(name).finds_rate else 0.01
+    s = Settings(optimizer=name, learning_rate=RATES.get(name, rate))
+    looked, plain = Problem(s), Problem(s)
     looked.steps(12)
     plain.steps(12)
     trained = looked.up.detach().clone()

@@ -33,7 +33,10 @@ KNOWN: tuple[tuple[str, Reason], ...] = (
     ),
     (
         r"Read-only file system|PermissionError|Permission denied",
-        Reason("A file or folder may not be written.", "Choose another Output directory for trained model, or allow writing there."),
+        Reason(
+            "A file or folder may not be written.",
+            "Choose another Output directory for trained model, or allow writing there.",
+        ),
     ),
     (
         r"LocalEntryNotFoundError|couldn't connect to|Connection error|Name or service not known|Failed to resolve",

@@ -81,7 +81,7 @@ def tab(page: Page, name: str) -> None:
 
 def fill(page: Page, label: str, text: str) -> None:
     """Write into the one visible field with this label, whatever follows it in brackets."""
-    field = page.get_by_label(re.compile(rf"^{re.escape(label)}( \(.*\))?$")).locator("visible=true").first
+    field = page.get_by_label(re.compile(rf"^{re.escape(label)}( \(.*\))?\s*$")).locator("visible=true").first
     field.fill(text)
     field.press("Tab")
 

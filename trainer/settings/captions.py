@@ -54,7 +54,9 @@ class Captions(Section):
     caption_prefix: str = setting(
         "", "Caption prefix", "Words put before every caption, such as a trigger word with its comma (sks cat,).", advanced=True
     )
-    caption_suffix: str = setting("", "Caption suffix", "Words put after every caption, such as: in the style of sks", advanced=True)
+    caption_suffix: str = setting(
+        "", "Caption suffix", "Words put after every caption, such as in the style of sks.", advanced=True
+    )
     caption_tag_dropout_rate: float = setting(
         0.0, "Rate of caption tag dropout", "Share of the comma-separated parts left out each time; 0.1 keeps the LoRA from needing them all.",
         ge=0, le=1, step=0.01, advanced=True,
