@@ -26,7 +26,7 @@ def captioners() -> list[Job]:
 def captioning_tab(page: gr.Blocks, run_id: gr.State, answer: gr.HTML) -> None:
     """Draw the captioners as tabs; a started one becomes the run that `run_id` names."""
     found = captioners()
-    tablist("captioning", {job.name: job.label for job in found}, "Captioners")
+    tablist("captioning", {job.name: job.Settings.title for job in found}, "Captioners")
     for position, job in enumerate(found):
         with panel(job.name, first=position == 0):
             _captioner(page, job, run_id, answer)
@@ -34,7 +34,7 @@ def captioning_tab(page: gr.Blocks, run_id: gr.State, answer: gr.HTML) -> None:
 
 def _captioner(page: gr.Blocks, job: Job, run_id: gr.State, answer: gr.HTML) -> None:
     form = Form(job.name, job.Settings)
-    form.draw(job.Settings)
+    form.draw(job.Settings, heading=False)
     with gr.Row(elem_classes=["loom-buttons"]):
         button = gr.Button(job.button, variant="primary", elem_id=f"{job.name}-start", elem_classes=["loom-main"])
     form.wire(checker(job))

@@ -156,6 +156,7 @@ def describe(item: Setting) -> dict[str, Any]:
         "range": _range(item),
         "advanced": item.about.advanced,
         "secret": item.about.secret,
+        "choices": list(item.choices or ()),
         "words": " ".join((item.about.aside, item.name.replace("_", " "), *item.about.kohya)),
     }
 

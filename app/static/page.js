@@ -78,48 +78,69 @@
     }
   }
 
-  /* Find a setting: over labels, help and keys of every form. */
+  /* Find a setting: over labels, choices, keys and help of every form, and over the names of tabs. */
+
+  /* Spellings that mean the same become one: colour and color, regularize and regularise, U-Net and Unet. */
+  const spelt = (text) => text.toLowerCase().replace(/['’“”"-]/g, "").replaceAll("z", "s").replaceAll("our", "or");
+  const joined = (text) => text.replace(/[\s_]+/g, "");
+
+  const settingsFound = () => Object.values(forms).flatMap((form) => form.names.map((key) => {
+    const field = form.fields[key], label = spelt(field.label), own = spelt(`${key} ${field.words}`);
+    return {
+      label, own, choices: field.choices.map(spelt), text: `${label} ${joined(label)} ${own} ${spelt(`${field.choices.join(" ")} ${field.help}`)}`,
+      later: (loom.applies(form, key) ? 0 : 4) + (form.name === "train" ? 0 : 2) + (field.advanced ? 1 : 0),
+      name: field.label, help: field.help, path: () => [...pathOf(loom.block(form, key)), loom.applies(form, key) ? "" : "not used now"], go: () => loom.jump(form.name, key),
+    };
+  }));
+  const tabsFound = () => tabs().filter(panelOf).map((tab) => {
+    const label = spelt(tab.dataset.name);
+    return { label, own: "", choices: [], text: label, later: 3, name: tab.dataset.name, help: "", path: () => [...pathOf(panelOf(tab)).slice(0, -1), "a tab"], go: () => { loom.open(panelOf(tab)); tab.focus(); } };
+  });
+
+  /* How well an entry fits: the number of words found, then where they stand. */
+  function fit(entry, words) {
+    const phrase = words.join(" "), found = words.filter((word) => entry.text.includes(word));
+    const inAll = (text) => words.every((word) => text.includes(word));
+    const place = entry.label === phrase ? 5 : entry.choices.includes(phrase) ? 4 : ` ${entry.label}`.includes(` ${phrase}`) ? 3 : inAll(entry.label) ? 2 : inAll(`${entry.label} ${entry.own}`) ? 1 : 0;
+    return { entry, words: found.length, place };
+  }
 
   function search(input) {
     const list = document.getElementById("loom-found");
     let found = [], chosen = 0;
-    const words = () => input.value.toLowerCase().split(/\s+/).filter(Boolean);
-    const rank = (field, key, wanted) => {
-      const label = field.label.toLowerCase(), all = `${label} ${key} ${field.words} ${field.help}`.toLowerCase();
-      if (!wanted.every((word) => all.includes(word))) return -1;
-      const phrase = wanted.join(" ");
-      return label === phrase ? 4 : label.startsWith(phrase) ? 3 : wanted.every((word) => label.includes(word)) ? 2 : wanted.every((word) => `${key} ${field.words}`.includes(word)) ? 1.5 : 1;
-    };
+    const wanted = () => spelt(input.value).split(/[\s>…]+/).filter(Boolean);
     const draw = () => {
-      const wanted = words();
-      found = !wanted.length ? [] : Object.values(forms).flatMap((form) => form.names.map((key) => ({ form, key, field: form.fields[key], rank: rank(form.fields[key], key, wanted) })))
-        .filter((hit) => hit.rank > 0).sort((a, b) => b.rank - a.rank).slice(0, 12);
+      const words = wanted();
+      const fits = !words.length ? [] : [...settingsFound(), ...tabsFound()].map((entry) => fit(entry, words));
+      const most = Math.max(0, ...fits.map((hit) => hit.words));
+      const enough = 2 * most >= words.length ? most : Infinity;
+      found = !most ? [] : fits.filter((hit) => hit.words >= enough).sort((a, b) => b.place - a.place || a.entry.later - b.entry.later).slice(0, 12).map((hit) => hit.entry);
       chosen = 0;
-      list.replaceChildren(...(found.length ? found.map(row) : wanted.length ? [element("li", { className: "is-empty", textContent: "No setting matches." })] : []));
-      list.hidden = !wanted.length;
+      const rest = !words.length ? "" : !found.length ? "No setting matches." : most < words.length ? "No setting has all of these words." : "";
+      list.replaceChildren(...found.map(row), ...(rest ? [element("li", { className: "is-empty", textContent: rest })] : []));
+      list.hidden = !words.length;
       input.setAttribute("aria-expanded", String(!list.hidden));
       mark();
     };
-    const row = (hit, index) => {
-      const node = loom.block(hit.form, hit.key);
+    const row = (entry, index) => {
       const item = element("li", { id: `loom-found-${index}` },
-        element("b", { textContent: hit.field.label }),
-        element("small", { textContent: [...pathOf(node), loom.applies(hit.form, hit.key) ? "" : "not used now"].filter(Boolean).join(" › ") }),
-        element("span", { textContent: hit.field.help }));
+        element("b", { textContent: entry.name }),
+        element("small", { textContent: entry.path().filter(Boolean).join(" › ") }),
+        element("span", { textContent: entry.help }));
       item.setAttribute("role", "option");
       item.onmousedown = (event) => { event.preventDefault(); take(index); };
       return item;
     };
     const mark = () => {
-      [...list.children].forEach((item, index) => item.setAttribute("aria-selected", String(index === chosen)));
+      list.querySelectorAll("[role=option]").forEach((item, index) => item.setAttribute("aria-selected", String(index === chosen)));
       found.length ? input.setAttribute("aria-activedescendant", `loom-found-${chosen}`) : input.removeAttribute("aria-activedescendant");
       list.children[chosen]?.scrollIntoView({ block: "nearest" });
     };
     const take = (index) => {
-      const hit = found[index];
-      if (!hit) return;
+      const entry = found[index];
+      if (!entry) return;
       close();
-      loom.jump(hit.form.name, hit.key);
+      entry.go();
     };
     const close = () => { input.value = ""; draw(); };
     input.addEventListener("input", draw);
@@ -241,7 +262,8 @@
       if (start) { event.preventDefault(); start.click(); }
     } else if (event.key === "/" && !event.target.closest?.("input, textarea, [contenteditable]") && !document.querySelector("dialog[open]")) {
       event.preventDefault();
-      document.getElementById("loom-search")?.focus();
+      const input = document.getElementById("loom-search");
+      if (input) { loom.open(input); input.focus(); }
     } else if (event.key === "Escape") {
       document.querySelectorAll(".loom-popover.is-open").forEach((popover) => popover.classList.remove("is-open"));
     }

@@ -175,7 +175,7 @@ def test_2_save_a_preset_and_load_it_again(page: Page, site: Site) -> None:
 
 def test_3_caption_the_photographs(page: Page, site: Site) -> None:
     tab(page, "Utilities")
-    tab(page, "BLIP")
+    tab(page, "BLIP Captioning")
     fill(page, "Image folder to caption", str(site.work / "datasets" / "photos"))
     page.evaluate("loom.apply('caption-blip', {model: 'demo', prefix: 'sks photo', num_beams: '1'})")
     page.wait_for_function("loom.forms['caption-blip'].values.model === 'demo'")

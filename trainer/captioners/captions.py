@@ -16,7 +16,7 @@ class Pictures(Section):
 
     title: ClassVar[str] = "Pictures and captions"
 
-    image_folder: str = setting("", "Image folder to caption", "The folder with the pictures, such as 10_cat.", kind="folder")
+    image_folder: str = setting("", "Image folder to caption", "The inner folder, the one with the pictures, such as 10_cat.", kind="folder")
     caption_extension: str = setting(
         ".txt", "Caption file extension", "cat.png is described by cat.txt.", choices=(".txt", ".caption", ".cap"), custom=True
     )

@@ -14,7 +14,7 @@ class Folders(Section):
     train_data_dir: str = setting(
         "",
         "Image folder",
-        "The folder that contains folders named like 10_cat: 10 = how often each picture is shown per epoch, "
+        "The parent folder: it holds folders named like 10_cat. 10 = repeats, how often each picture is shown per epoch; "
         "cat = the caption of pictures that have none.",
         kind="folder",
         aside="(containing training images subfolders)",
@@ -25,7 +25,7 @@ class Folders(Section):
     reg_data_dir: str = setting(
         "",
         "Regularisation directory",
-        "The regularisation folder: pictures of ordinary things of the same kind, in folders like 1_cat, so that the model does not forget them. "
+        "The regularisation folder: class images, pictures of ordinary things of the same kind, in folders like 1_cat, so that the model does not forget them. "
         "They double the steps.",
         kind="folder",
         aside="(Optional. containing regularisation images)",

@@ -52,7 +52,7 @@ class Family(Section):
         False, "v2", "The model is a Stable Diffusion 2. Ticked where the model says so.",
     )  # fmt: skip
     v_parameterization: bool = setting(
-        False, "v_param", "The model predicts velocity instead of noise. Read from diffusers folders; a single file seldom says it: then this tick decides.",
+        False, "v_param", "v_parameterization: the model predicts velocity instead of noise. Read from diffusers folders; a single file seldom says it: then this tick decides.",
     )  # fmt: skip
     sdxl: bool = setting(
         False, "SDXL", "The model is a Stable Diffusion XL. Ticked where the model says so.",

@@ -93,7 +93,8 @@ class Rates(Section):
         choices=OPTIMIZERS, custom=True,
     )  # fmt: skip
     optimizer_args: str = setting(
-        "", "Optimizer extra arguments", "name=value, several separated by spaces, such as weight_decay=0.1 betas=0.9,0.99.",
+        "", "Optimizer extra arguments", "name=value, several separated by spaces, such as weight_decay=0.1 betas=0.9,0.99. "
+        "For Adafactor at the rate you give: scale_parameter=False relative_step=False warmup_init=False.",
         kind="lines", advanced=True,
     )  # fmt: skip
     max_grad_norm: float = setting(
