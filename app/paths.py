@@ -18,6 +18,7 @@ MODELS = (".safetensors", ".ckpt", ".pt")
 PRESETS = (".json", ".toml")
 IMAGES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".avif")
 REPEATED = re.compile(r"\d+_.+")
+HUB_NAME = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
 FOLDERS = ("folder", "state")
 """Kinds of settings that are folders, whether they are there or not."""
 MOST = 2000
@@ -53,8 +54,8 @@ def problems(settings: type[Section], values: Mapping[str, Any]) -> Iterator[Pro
     for item in settings_of(settings):
         value = values.get(item.name)
         if item.about.kind in PATHS and isinstance(value, str) and value.strip():
-            looks_like_path = item.about.kind in FOLDERS or Path(value).expanduser().exists()
-            if looks_like_path and not is_allowed(value):
+            looks_like_path = item.about.kind in FOLDERS and not _is_name(item, value)
+            if (looks_like_path or Path(value).expanduser().exists()) and not is_allowed(value):
                 roots = " or ".join(map(str, allowed_roots()))
                 yield Problem(item.name, item.label, f"this page may only use folders inside {roots}; see --allow.")
             elif item.about.kind == "config":
@@ -62,6 +63,11 @@ def problems(settings: type[Section], values: Mapping[str, Any]) -> Iterator[Pro
         elif item.name == "sample_prompts" and isinstance(value, str) and not may_read_prompts(value):
             roots = " or ".join(map(str, allowed_roots()))
             yield Problem(item.name, item.label, f"this page may only use files inside {roots}; see --allow.")
+
+
+def _is_name(item: Setting, value: str) -> bool:
+    """Whether a value where names are offered beside folders is one of them, or the name of a model on the hub."""
+    return item.choices is not None and (value in item.choices or HUB_NAME.fullmatch(value.strip()) is not None)
 
 
 def may_read_prompts(text: str) -> bool:

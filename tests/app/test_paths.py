@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from app import paths
+from trainer.captioners.blip import BlipCaptions
 from trainer.settings import Settings
 
 
@@ -105,6 +106,19 @@ def test_a_path_outside_is_a_problem_of_its_field_and_a_hub_name_is_not(files: P
     assert problem.key == "train_data_dir"
     paths.restrict(None)
     assert list(paths.problems(Settings, values)) == []
+
+
+@pytest.mark.parametrize("name", ["Salesforce/blip-image-captioning-large", "demo", "somebody/a.captioner-v2"])
+def test_the_name_of_a_captioner_is_no_path(files: Path, name: str) -> None:
+    paths.restrict([])
+    assert list(paths.problems(BlipCaptions, {"model": name})) == []
+
+
+@pytest.mark.parametrize("path", ["/etc", "../elsewhere", "a/b/c", "~/models"])
+def test_the_folder_of_a_captioner_has_to_be_inside(files: Path, path: str) -> None:
+    paths.restrict([])
+    (problem,) = paths.problems(BlipCaptions, {"model": path})
+    assert problem.key == "model"
 
 
 def test_a_dataset_config_may_not_lead_out(files: Path) -> None:

@@ -136,7 +136,7 @@ def test_a_broken_download_goes_on_where_it_stopped(hub: Hub, tmp_path: Path) ->
     total = first["phases"][-1][2]
     assert 0 < first["phases"][-1][1] < total
     assert first["notes"] == [
-        f"Downloading {NAME}: {total / 1e9:.1f} GB, kept for later runs. If it breaks off, it goes on there."
+        f"Downloading {NAME}: {total / 1e6:.1f} MB, kept for later runs. If it breaks off, it goes on there."
     ]
 
     hub.broken, hub.asked = False, []

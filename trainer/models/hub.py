@@ -1,9 +1,10 @@
-"""Fetching a model by its name on the hub: only the files that training needs."""
+"""Fetching a model by its name on the hub: only the files that are needed."""
 
 import errno
 import hashlib
 import shutil
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,35 +23,65 @@ LAST_CONFIG = "unet/config.json"
 CONFIGS = ("model_index.json", "scheduler/scheduler_config.json", *(f"{part}/config.json" for part in WEIGHTS))
 
 
+@dataclass(frozen=True)
+class Wanted:
+    """What is fetched of a model on the hub, and how sentences speak of it."""
+
+    kind: str
+    """As in "is not a Stable Diffusion model in parts"."""
+    choose: Callable[[Iterable[str]], list[str] | None]
+    """Of the names of all its files those to fetch, in this order; None when one is missing that it needs."""
+    key: str
+    """The setting that names the model."""
+    by_hand: str
+    """What to do without the hub, as the end of a sentence."""
+    enough: Callable[[str, Path], bool] = lambda file, folder: False
+    """Whether to stop after `file` has come to `folder`, because the rest is of no use."""
+
+
 def download(name: str, report: "Reporter") -> Path:
-    """The local folder of the hub model `name`; what an earlier run fetched is used without asking the hub.
+    """The local folder of the Stable Diffusion model `name`; what was fetched before is used without asking the hub.
 
     Raises `Failure` that says what to download and where to put it when the hub cannot be reached.
     """
-    from huggingface_hub.errors import GatedRepoError, HTTPError, RepositoryNotFoundError
-
     name = name.split("/blob/")[0]
     kept = cached(name)
     if kept is not None:
         return kept
+    kind = "a Stable Diffusion model in parts (a diffusers model)"
+    return fetch(name, Wanted(kind, needed, KEY, by_hand(name), _is_of_another_family), report)
+
+
+def _is_of_another_family(file: str, folder: Path) -> bool:
+    """Then `load_model` says of which; its weights are not needed for that."""
+    return file == LAST_CONFIG and identify_folder(folder.name, folder).family not in SUPPORTED
+
+
+def fetch(name: str, wanted: Wanted, report: "Reporter", anew: bool = False) -> Path:
+    """The local folder with the wanted files of the hub model `name`, downloaded; `anew` also those that are here.
+
+    Raises `Failure` that says what to do by hand when the hub cannot be reached.
+    """
+    from huggingface_hub.errors import GatedRepoError, HFValidationError, HTTPError, RepositoryNotFoundError
+
     report.phase("downloading model")
     try:
-        return _fetch(name, report)
+        return _fetch(name, wanted, report, anew)
     except GatedRepoError as error:
         raise Failure(
             f"{name} is only given to people who accepted its terms on the hub.",
-            f"Log in to the hub on this machine, or {by_hand(name)}",
-            key=KEY,
+            f"Log in to the hub on this machine, or {wanted.by_hand}",
+            key=wanted.key,
         ) from error
-    except RepositoryNotFoundError as error:
-        raise Failure(f"The hub has no model named {name}.", "Check the name, or choose a file.", key=KEY) from error
+    except (RepositoryNotFoundError, HFValidationError) as error:
+        raise Failure(f"The hub has no model named {name}.", "Check the name, or choose a file.", wanted.key) from error
     except (OSError, HTTPError) as error:
         if isinstance(error, OSError) and error.errno == errno.ENOSPC:
-            raise _full(name, 0) from error
+            raise _full(name, 0, wanted.key) from error
         raise Failure(
             f"{name} could not be downloaded: the model hub cannot be reached.",
-            f"Connect to the internet and start again (what has arrived is kept), or {by_hand(name)}",
-            key=KEY,
+            f"Connect to the internet and start again (what has arrived is kept), or {wanted.by_hand}",
+            key=wanted.key,
         ) from error
 
 
@@ -85,36 +116,69 @@ def cached(name: str) -> Path | None:
     return folder if identify_folder(name, folder).problem is None else None
 
 
-def _fetch(name: str, report: "Reporter") -> Path:
+def kept(name: str, wanted: Wanted) -> Path | None:
+    """The folder where an earlier download of all wanted files of `name` is, None if there is none."""
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import LocalEntryNotFoundError
+
+    try:
+        folder = Path(snapshot_download(name, local_files_only=True))
+    except (LocalEntryNotFoundError, ValueError):
+        return None
+    here = [path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()]
+    return None if wanted.choose(here) is None else folder
+
+
+def _fetch(name: str, wanted: Wanted, report: "Reporter", anew: bool) -> Path:
     from huggingface_hub import HfApi, hf_hub_download
 
     info = HfApi().model_info(name, files_metadata=True)
     sizes = {file.rfilename: file.size or 0 for file in info.siblings or []}
-    wanted = needed(sizes)
-    if wanted is None:
-        raise Failure(f"{name} is not a Stable Diffusion model in parts (a diffusers model).", by_hand(name), key=KEY)
-    total = sum(sizes[file] for file in wanted)
+    files = wanted.choose(sizes)
+    if files is None:
+        raise Failure(f"{name} is not {wanted.kind}.", _sentence(wanted.by_hand), key=wanted.key)
+    total = sum(sizes[file] for file in files)
     report.note(
-        f"Downloading {name}: {total / 1e9:.1f} GB, kept for later runs. If it breaks off, it goes on there.", key=KEY
+        f"Downloading {name}: {_size(total)}, kept for later runs. If it breaks off, it goes on there.", key=wanted.key
     )
     before = 0
-    for file in wanted:
+    for file in files:
         show = _progress(report, before, total)
+        if anew:
+            _forget(name, file, info.sha)
         if file.endswith(HEAVY):
-            _receive(name, file, info.sha or "main", sizes[file], show)
+            _receive(name, file, info.sha or "main", sizes[file], show, wanted.key)
         path = Path(hf_hub_download(name, file, revision=info.sha, tqdm_class=show))
         before += sizes[file]
         report.phase("downloading model", before, total)
         folder = path.parents[file.count("/")]
-        if file == LAST_CONFIG and identify_folder(name, folder).family not in SUPPORTED:
-            break  # `load_model` says of which family it is; its weights are not needed for that
+        if wanted.enough(file, folder):
+            break
     return folder
 
 
-HEAVY = (".safetensors", ".bin")
+def _size(count: int) -> str:
+    return f"{count / 1e9:.1f} GB" if count >= 1e8 else f"{count / 1e6:.1f} MB"
 
 
-def _receive(name: str, file: str, revision: str, size: int, show: Any) -> None:
+def _sentence(text: str) -> str:
+    return text[:1].upper() + text[1:]
+
+
+def _forget(name: str, file: str, revision: str | None) -> None:
+    """Delete what is here of a file, wherever the cache keeps it (links on most systems, copies on others)."""
+    from huggingface_hub import try_to_load_from_cache
+
+    here = try_to_load_from_cache(name, file, revision=revision)
+    if isinstance(here, str):
+        Path(here).resolve().unlink(missing_ok=True)
+        Path(here).unlink(missing_ok=True)
+
+
+HEAVY = (".safetensors", ".bin", ".onnx")
+
+
+def _receive(name: str, file: str, revision: str, size: int, show: Any, key: str) -> None:
     """Put a large file into the hub's cache, where `hf_hub_download` then finds it.
 
     That function starts anew whenever the line breaks for more than a few seconds; here what has arrived stays in
@@ -144,7 +208,7 @@ def _receive(name: str, file: str, revision: str, size: int, show: Any) -> None:
             partial.unlink()
             here = 0
         if shutil.disk_usage(partial.parent).free < (about.size or size) - here:
-            raise _full(name, (about.size or size) - here)
+            raise _full(name, (about.size or size) - here, key)
         with partial.open("ab") as out:
             http_get(about.location, out, resume_size=here, headers=headers, expected_size=about.size, tqdm_class=show)
         if here and len(about.etag) == 64 and _sha256(partial) != about.etag:
@@ -158,9 +222,9 @@ def _sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _full(name: str, size: int) -> Failure:
+def _full(name: str, size: int, key: str) -> Failure:
     needs = f" {size / 1e9:.1f} GB are still to come." if size else ""
-    return Failure(f"The disk is too full for {name}.{needs}", "Free some space, or choose another model.", key=KEY)
+    return Failure(f"The disk is too full for {name}.{needs}", "Free some space, or choose another model.", key=key)
 
 
 def needed(files: Iterable[str]) -> list[str] | None:
