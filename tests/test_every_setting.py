@@ -98,12 +98,22 @@ def batches(s: Settings, at: Place) -> Any:
         ]  # fmt: skip
 
 
+def noted(real: Callable[..., Any], note: Callable[..., None]) -> Callable[..., Any]:
+    """`real`, of whose arguments is taken note."""
+
+    def call(*args: Any, **options: Any) -> Any:
+        note(*args, **options)
+        return real(*args, **options)
+
+    return call
+
+
 def encoded_at_once(s: Settings, at: Place) -> Any:
     """How many pictures the VAE is given at a time."""
     sizes: list[int] = []
     model = tiny_model()
     real = model.vae.encode
-    at.patch.setattr(model.vae, "encode", lambda x, *more: sizes.append(len(x)) or real(x, *more))
+    at.patch.setattr(model.vae, "encode", noted(real, lambda x, *more: sizes.append(len(x))))
     with Reporter(at.fresh()) as report, Batches(s, scan(s), model, report, "cpu") as made:
         list(made.epoch(1))
     return sizes
@@ -117,7 +127,7 @@ def cached(s: Settings, at: Place) -> Any:
     files = sorted(path for path in workspace().latents.rglob("*") if path.is_file())
     looked: list[Path] = []
     real = Digests.read
-    at.patch.setattr(Digests, "read", lambda digests, path: looked.append(path) or real(digests, path))
+    at.patch.setattr(Digests, "read", noted(real, lambda digests, path: looked.append(path)))
     with Reporter(at.fresh()) as report, Batches(s, scan(s), tiny_model(), report, "cpu"):
         pass
     at.patch.setattr(Digests, "read", real)
@@ -173,7 +183,7 @@ def adapter(s: Settings, at: Place) -> Any:
     with torch.no_grad():
         for name in made.layers:
             for weight in made.trained(name).values():
-                weight += torch.randn(weight.shape, generator=source) * 0.1
+                weight.add_(torch.randn(weight.shape, generator=source), alpha=0.1)
     made.train(True)
     torch.manual_seed(3)
     groups = [(group.name, group.scale, len(group.parameters)) for group in made.groups()]
@@ -230,7 +240,8 @@ def attention_used(s: Settings, at: Place) -> Any:
 def compiled(s: Settings, at: Place) -> Any:
     """What PyTorch is asked to compile with."""
     asked: list[dict[str, Any]] = []
-    at.patch.setattr(torch, "compile", lambda work, **options: asked.append(options) or work)
+    same = noted(lambda work, **options: work, lambda work, **options: asked.append(options))
+    at.patch.setattr(torch, "compile", same)
     compiling.compile_unet(tiny_model().unet, s, listener())
     return asked
 
@@ -703,8 +714,12 @@ def _placed(value: Any, places: dict[str, Path]) -> Any:
     return f"{places[name]}{rest}"
 
 
+def _name(see: Any) -> str:
+    return str(see.__name__)
+
+
 @pytest.mark.parametrize(
-    "see", sorted({row.see for row in TABLE if row.see.__name__ != "<lambda>"}, key=lambda see: see.__name__)
+    "see", sorted({row.see for row in TABLE if _name(row.see) != "<lambda>"}, key=_name), ids=_name
 )
 def test_what_is_seen_stays_the_same_while_nothing_is_changed(
     see: See, places: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -72,7 +72,9 @@ def test_help_is_grouped_by_section(capsys: pytest.CaptureFixture[str]) -> None:
         main(["train", "--help"])
     assert exit.value.code == 0
     text = capsys.readouterr().out
-    places = [text.index(word) for word in ("Folders > Folders:", "--train_data_dir", "Parameters > Samples > Samples:")]
+    places = [
+        text.index(word) for word in ("Folders > Folders:", "--train_data_dir", "Parameters > Samples > Samples:")
+    ]
     assert places == sorted(places)
 
 

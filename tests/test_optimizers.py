@@ -59,7 +59,7 @@ class Problem:
         for step in range(count):
             if span is not None:
                 share = factor("cosine", step, span)
-                set_rates(self.optimizer, lambda rate, share=share: share * rate)
+                set_rates(self.optimizer, share.__mul__)
             loss = self.loss()
             loss.backward()
             self.optimizer.step()

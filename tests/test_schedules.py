@@ -135,7 +135,7 @@ def test_piecewise_constant_without_rules_steps_down_twice() -> None:
 
 def test_a_rate_of_zero_does_not_divide() -> None:
     for name, shape in SCHEDULES.items():
-        arguments = {word: 1e-6 for word in ("min_lr", "lr_end") if word in arguments_of(shape)}
+        arguments: dict[str, Any] = {word: 1e-6 for word in ("min_lr", "lr_end") if word in arguments_of(shape)}
         assert 0 <= factor(name, 5, Span(10, 2, rate=0.0, arguments=arguments)) <= 1
 
 

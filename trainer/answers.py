@@ -50,8 +50,8 @@ class Answers:
 
     def keep(self, made: Mapping[A, Told]) -> None:
         """Write answers down."""
-        for one, told in made.items():
-            self._write(*one, told)
+        for (words, is_prompt), told in made.items():
+            self._write(words, is_prompt, told)
 
     def _find(self, words: str, is_prompt: bool) -> Told | None:
         from safetensors.torch import load_file

@@ -156,8 +156,8 @@ def _demand_a_plain_step(name: str, source: sources.Source) -> None:
     """Some optimizers calculate the loss several times in a step; a training step here gives it once."""
     step = sources.method(source, "step")
     told = sources.call(step) if step else None
-    raises = bool(step) and re.search(r"if (closure is None|not closure)\b[^\n]*:\s+raise", sources.text(step))
-    if raises or (told and "closure" in told.required):
+    raises = r"if (closure is None|not closure)\b[^\n]*:\s+raise"
+    if (step and re.search(raises, sources.text(step))) or (told and "closure" in told.required):
         raise Unusable(f"{name} needs the loss several times in a step (a closure), which training here does not give.")
 
 

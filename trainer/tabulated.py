@@ -166,7 +166,7 @@ def _stand_in(optimizer: Optimizer) -> Optimizer:
     import torch
 
     class StandIn(torch.optim.Optimizer):
-        def step(self, closure: Any = None) -> None:
+        def step(self, closure: Any = None) -> Any:
             """Nothing."""
 
     groups = [

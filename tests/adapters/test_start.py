@@ -15,7 +15,13 @@ from trainer.adapters.adapter import Adapter
 from trainer.report import Failure
 from trainer.settings import Settings
 
-LOCON: dict[str, Any] = {"LoRA_type": "Kohya LoCon", "network_dim": 6, "network_alpha": 3, "conv_dim": 2, "conv_alpha": 5}
+LOCON: dict[str, Any] = {
+    "LoRA_type": "Kohya LoCon",
+    "network_dim": 6,
+    "network_alpha": 3,
+    "conv_dim": 2,
+    "conv_alpha": 5,
+}
 
 
 def saved(path: Path, dtype: torch.dtype = torch.float32, **settings: Any) -> Adapter:
@@ -132,7 +138,8 @@ def test_another_rank_or_alpha(tmp_path: Path) -> None:
 
 def test_another_rank_or_alpha_of_a_block(tmp_path: Path) -> None:
     """Both ways: blocks have sizes in the file and not in the settings, or others in the settings."""
-    file, own = tmp_path / "a.safetensors", {"network_dim": 4, "block_dims": ",".join(["2"] * 12 + ["6"] * 13)}
+    file = tmp_path / "a.safetensors"
+    own: dict[str, Any] = {"network_dim": 4, "block_dims": ",".join(["2"] * 12 + ["6"] * 13)}
     saved(file, **own)
     error = refusal(file, network_dim=6)
     assert "Network Rank (Dimension) 4 in lora_te_text_model_encoder_layers_0" in error.reason

@@ -138,8 +138,8 @@ def read(settings: Settings) -> Config:
     seen: set[tuple[int, Path]] = set()
     for (number, place), table in subsets:
         where = f"[[datasets]] {number}, subset {place}"
-        source, wrong = _source(table, path, settings, number - 1, where)
-        faults += [f"{where}: {text}" for text in wrong]
+        source, found = _source(table, path, settings, number - 1, where)
+        faults += [f"{where}: {text}" for text in found]
         if source is None:
             continue
         if table.get("cache_info"):
