@@ -7,6 +7,7 @@ import pytest
 from PIL import Image
 
 from tests.captioners.test_basic import folder_with
+from tests.tiny import listener
 from trainer.captioners import blip
 from trainer.captioners.blip import Blip, BlipCaptions
 from trainer.demo.pictures import describe, draw, scenes
@@ -90,13 +91,16 @@ def test_a_stop_keeps_what_is_done(tmp_path: Path, shapes: dict[str, str]) -> No
             Blip().run(BlipCaptions(image_folder=str(tmp_path / "2_shapes"), model="demo"), report)
 
 
-def test_without_a_connection_it_says_what_to_download_and_where(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_a_connection_it_says_what_to_download_and_where(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv(VARIABLE, str(tmp_path / "workspace"))
     with pytest.raises(Failure) as failure:
-        blip.load("Salesforce/blip-image-captioning-base")
+        blip.place("Salesforce/blip-image-captioning-base", listener())
     assert "Salesforce/blip-image-captioning-base" in failure.value.reason
     assert str(tmp_path / "workspace" / "models" / "blip-image-captioning-base") in failure.value.advice
     assert "model.safetensors" in failure.value.advice
+    assert failure.value.key == "model"
 
 
 def test_a_model_put_into_the_workspace_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -104,13 +108,13 @@ def test_a_model_put_into_the_workspace_is_found(tmp_path: Path, monkeypatch: py
     folder = tmp_path / "models" / "blip-image-captioning-base"
     folder.mkdir(parents=True)
     (folder / "config.json").write_text("{}", encoding="utf-8")
-    assert blip.place("Salesforce/blip-image-captioning-base") == (str(folder), True)
+    assert blip.place("Salesforce/blip-image-captioning-base", listener()) == folder
 
 
 def test_a_damaged_model_is_named(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text("{}", encoding="utf-8")
-    with pytest.raises(Failure, match="cannot be loaded"):
-        blip.load(str(tmp_path))
+    with pytest.raises(Failure, match=r"^The BLIP model mine cannot be loaded"):
+        blip.load("mine", tmp_path)
 
 
 @pytest.mark.parametrize(

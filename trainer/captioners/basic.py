@@ -26,11 +26,20 @@ class BasicCaptions(Pictures):
     tab: ClassVar[str] = "Basic"
     title: ClassVar[str] = "Basic Captioning"
 
-    prefix: str = setting("", "Prefix to add to caption", "Put in front, such as a trigger word. A comma is added where one is missing.")
-    caption_text: str = setting("", "Caption text", "The same for every picture. Empty: captions that are there are kept and changed.", kind="lines")
+    prefix: str = setting(
+        "", "Prefix to add to caption", "Put in front, such as a trigger word. A comma is added where one is missing."
+    )
+    caption_text: str = setting(
+        "",
+        "Caption text",
+        "The same for every picture. Empty: captions that are there are kept and changed.",
+        kind="lines",
+    )
     postfix: str = setting("", "Postfix to add to caption", "Put behind. A comma is added where one is missing.")
     find_text: str = setting("", "Find text", "Words to replace in every caption.", kind="lines")
-    replacement_text: str = setting("", "Replacement text", "What stands there instead; empty removes the words.", kind="lines")
+    replacement_text: str = setting(
+        "", "Replacement text", "What stands there instead; empty removes the words.", kind="lines"
+    )
 
 
 KNOWN = by_name(BasicCaptions)
@@ -49,7 +58,11 @@ class Basic(Job):
         s: BasicCaptions = settings
         yield from picture_problems(s)
         if not (s.prefix.strip() or s.caption_text.strip() or s.postfix.strip() or s.find_text):
-            yield Problem("caption_text", KNOWN["caption_text"].label, "nothing to do: give a text, a prefix, a postfix or words to find.")
+            yield Problem(
+                "caption_text",
+                KNOWN["caption_text"].label,
+                "nothing to do: give a text, a prefix, a postfix or words to find.",
+            )
         if s.find_text and not s.overwrite_captions:
             message = f"changes captions that are there, so tick {KNOWN['overwrite_captions'].label}."
             yield Problem("find_text", KNOWN["find_text"].label, message, {"overwrite_captions": True}, "Tick it")
@@ -59,9 +72,10 @@ class Basic(Job):
 
     def run(self, settings: Any, report: Reporter) -> None:
         s: BasicCaptions = settings
-        writer = Writer(report, s.caption_extension, s.overwrite_captions)
+        folder = Path(s.image_folder).expanduser()
+        writer = Writer(report, folder, s.caption_extension, s.overwrite_captions)
         counts: Counter[str] = Counter()
-        for picture in report.track(picture_files(Path(s.image_folder).expanduser()), "captioning"):
+        for picture in report.track(picture_files(folder), "captioning"):
             if report.stopping():
                 say_what_happened(report, writer, counts)
                 raise Stopped

@@ -16,37 +16,50 @@ class Pictures(Section):
 
     title: ClassVar[str] = "Pictures and captions"
 
-    image_folder: str = setting("", "Image folder to caption", "The inner folder, the one with the pictures, such as 10_cat.", kind="folder")
+    image_folder: str = setting(
+        "", "Image folder to caption", "The inner folder, the one with the pictures, such as 10_cat.", kind="folder"
+    )
     caption_extension: str = setting(
-        ".txt", "Caption file extension", "cat.png is described by cat.txt.", choices=(".txt", ".caption", ".cap"), custom=True
+        ".txt",
+        "Caption file extension",
+        "cat.png is described by cat.txt.",
+        choices=(".txt", ".caption", ".cap", ".wd14.txt"),
+        custom=True,
     )
     overwrite_captions: bool = setting(
-        False, "Overwrite existing captions in folder", "Off: pictures that have a caption keep it. What is replaced is kept with the run."
+        False,
+        "Overwrite existing captions in folder",
+        "Off: pictures that have a caption keep it. What is replaced is kept with the run.",
     )
 
 
 KNOWN = by_name(Pictures)
 
 
-def picture_problems(s: Pictures) -> Iterator[Problem]:
+def picture_problems(s: Pictures, recursive: bool = False) -> Iterator[Problem]:
     """Why these pictures cannot be captioned, or not with files of this ending."""
-    yield from folder_problem(s.image_folder, "image_folder", KNOWN["image_folder"].label)
+    yield from folder_problem(s.image_folder, "image_folder", KNOWN["image_folder"].label, recursive)
     yield from extension_problem(s.caption_extension, "caption_extension", KNOWN["caption_extension"].label)
 
 
-def picture_plan(s: Pictures) -> dict[str, Any]:
+def picture_plan(s: Pictures, recursive: bool = False) -> dict[str, Any]:
     """How many pictures there are to go through."""
     path = Path(s.image_folder).expanduser()
-    images = len(picture_files(path)) if s.image_folder.strip() and path.is_dir() else 0
+    images = len(picture_files(path, recursive)) if s.image_folder.strip() and path.is_dir() else 0
     return {"images": images, "sentence": f"{images} picture{'s' if images != 1 else ''} to caption"}
 
 
-def picture_files(folder: Path) -> list[Path]:
-    """Pictures directly in `folder`; where there are none, those of its sub-folders (the parent was chosen)."""
+def picture_files(folder: Path, recursive: bool = False) -> list[Path]:
+    """Pictures directly in `folder`; where there are none, those of its sub-folders (the parent was chosen).
+
+    `recursive`: all pictures in it and below. Hidden folders are passed over.
+    """
     inside = _sorted(path for path in folder.iterdir() if path.is_file() and is_picture(path.name))
-    if inside:
+    if inside and not recursive:
         return inside
     subfolders = _sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
+    if recursive:
+        return inside + [path for sub in subfolders if not sub.is_symlink() for path in picture_files(sub, True)]
     return [
         path
         for sub in subfolders
@@ -58,7 +71,7 @@ def _sorted(paths: Iterator[Path]) -> list[Path]:
     return sorted(paths, key=lambda path: path.name.lower())
 
 
-def folder_problem(folder: str, key: str, label: str) -> Iterator[Problem]:
+def folder_problem(folder: str, key: str, label: str, recursive: bool = False) -> Iterator[Problem]:
     """Why there is nothing to caption."""
     if not folder.strip():
         yield Problem(key, label, "choose the folder that holds your pictures.")
@@ -69,8 +82,10 @@ def folder_problem(folder: str, key: str, label: str) -> Iterator[Problem]:
             yield Problem(key, label, f"there is no folder {folder}.")
         elif not path.is_dir():
             fix = {key: str(path.parent)}
-            yield Problem(key, label, f"{folder} is a file; choose the folder it is in.", fix, f"Use {path.parent.name}")
-        elif not picture_files(path):
+            yield Problem(
+                key, label, f"{folder} is a file; choose the folder it is in.", fix, f"Use {path.parent.name}"
+            )
+        elif not picture_files(path, recursive):
             yield Problem(key, label, f"no pictures in {folder}; expected .png, .jpg, .webp, .bmp or .avif.")
         elif not os.access(path, os.W_OK):
             yield Problem(key, label, f"{folder} cannot be written to, so captions cannot be put beside the pictures.")
@@ -86,17 +101,17 @@ def extension_problem(extension: str, key: str, label: str) -> Iterator[Problem]
         yield Problem(key, label, f"{extension} is an ending of pictures; captions would replace them.")
 
 
-def joined(prefix: str, text: str, postfix: str) -> str:
+def joined(prefix: str, text: str, postfix: str, separator: str = ", ") -> str:
     """Prefix, text and postfix as one caption, without doubling a part that is there already.
 
-    A comma goes between two parts, unless the first ends with punctuation or a space, or the second begins so: then
+    The separator goes between two parts, unless the first ends with punctuation or a space, or the second begins so: then
     they meet as they were written.
     """
     text = text.strip()
     if prefix.strip() and not _begins_with(text, prefix.strip()):
-        text = _join(prefix.lstrip(), text)
+        text = _join(prefix.lstrip(), text, separator)
     if postfix.strip() and not _begins_with(text[::-1], postfix.strip()[::-1]):
-        text = _join(text, postfix.rstrip())
+        text = _join(text, postfix.rstrip(), separator)
     return text.strip()
 
 
@@ -105,14 +120,14 @@ def _begins_with(text: str, part: str) -> bool:
     return text[: len(part)].lower() == part.lower() and not (after.isalnum() and part[-1:].isalnum())
 
 
-def _join(first: str, second: str) -> str:
+def _join(first: str, second: str, separator: str) -> str:
     if not first.strip() or not second.strip():
         return first + second
     if first[-1].isspace() or second[0].isspace():
         return f"{first.rstrip()} {second.lstrip()}"
     if first[-1] in ",;:.!?-(" or second[0] in ",;:.!?)":
         return f"{first} {second}" if second[0] not in ",;:.!?)" else f"{first}{second}"
-    return f"{first}, {second}"
+    return f"{first}{separator}{second}"
 
 
 @dataclass(frozen=True)
@@ -120,6 +135,8 @@ class Writer:
     """Writes captions of one run: what is replaced is kept in the run's folder first."""
 
     report: Reporter
+    root: Path
+    """The folder that was chosen; pictures lie in it, or in folders below."""
     extension: str
     overwrite: bool
 
@@ -139,7 +156,8 @@ class Writer:
         return not self.overwrite and bool(self.existing(picture))
 
     def write(self, picture: Path, text: str) -> str:
-        """Put `text` beside the picture; returns what happened: "written", "replaced" or "same"."""
+        """Put `text` beside the picture; returns what happened: "written", "replaced", "extended" (what was there is how
+        it begins) or "same"."""
         before = self.existing(picture)
         if before == text:
             return "same"
@@ -154,7 +172,9 @@ class Writer:
             temporary.unlink(missing_ok=True)
             reason = f"{target} cannot be written: {error.strerror or error}"
             raise Failure(reason, "Free some space or change the folder's permissions, then start again.") from error
-        return "replaced" if before else "written"
+        if not before:
+            return "written"
+        return "extended" if text.startswith(before) else "replaced"
 
     @property
     def backup(self) -> Path:
@@ -162,9 +182,10 @@ class Writer:
         return self.report.folder / "replaced captions"
 
     def _keep(self, target: Path) -> None:
-        kept = self.backup / target.parent.name / target.name
-        kept.parent.mkdir(parents=True, exist_ok=True)
-        kept.write_bytes(target.read_bytes())
+        kept = self.backup / self.root.resolve().name / target.relative_to(self.root)
+        if not kept.exists():  # two pictures of one name share a caption; what stood there at first counts
+            kept.parent.mkdir(parents=True, exist_ok=True)
+            kept.write_bytes(target.read_bytes())
 
 
 def say_what_happened(report: Reporter, writer: Writer, counts: dict[str, int]) -> None:
@@ -172,6 +193,7 @@ def say_what_happened(report: Reporter, writer: Writer, counts: dict[str, int]) 
     words = {
         "written": "{} captions written",
         "replaced": "{} replaced",
+        "extended": "{} got more words behind those they had",
         "same": "{} already said the same",
         "kept": "{} existing captions kept (tick Overwrite existing captions to replace them)",
         "empty": "{} pictures got none, because there was nothing to write",
@@ -179,5 +201,5 @@ def say_what_happened(report: Reporter, writer: Writer, counts: dict[str, int]) 
     }
     said = [words[key].format(count) for key, count in counts.items() if count]
     report.note("; ".join(said) + "." if said else "Nothing was written.")
-    if counts.get("replaced"):
-        report.note(f"What was replaced is kept in {writer.backup}.")
+    if counts.get("replaced") or counts.get("extended"):
+        report.note(f"What was there before is kept in {writer.backup}.")
