@@ -126,7 +126,7 @@ def sentence(
     if shown > repeated:
         parts.append(f"+ {shown - repeated} regularisation images" if shown != 2 * repeated else "× 2 (regularisation)")
     given = s.max_train_steps and not s.max_train_epochs
-    if given:
+    if given and per_epoch:
         among = f" for {s.num_processes} processes" if s.num_processes > 1 else ""
         return (
             f"{steps} steps, as set: {' '.join(parts)} are {per_epoch} steps an epoch{among}, "
