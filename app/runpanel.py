@@ -11,7 +11,7 @@ from app.ending import ending
 from app.promptbox import prompts
 from app.runs import GOING
 from app.view import View
-from app.words import duration, size_of, speed
+from app.words import duration, share_of, size_of, speed
 from trainer import runfolder
 
 STOP_NOW_AFTER = 15.0
@@ -62,6 +62,8 @@ def _numbers(view: View) -> list[str]:
             said.append(speed(float(status["rate"]), float(status.get("images_a_step") or 0)))
         if status.get("eta") is not None and view.step:
             said.append(f"{duration(float(status['eta']))} left")
+    if status.get("memory"):
+        said.append(f"memory {share_of(int(status['memory']), int(status.get('memory_total') or 0))}")
     return said
 
 

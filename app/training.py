@@ -14,6 +14,7 @@ from gradio.components import Component
 from app import charts, drafts, paths, presets, runs
 from app.form import Form, shown
 from app.frame import panel, tablist
+from app.leftovers import left_of_the_demo
 from trainer import hardware
 from trainer.adapters import WHAT, readers_of
 from trainer.declare import Problem, by_name, validate
@@ -148,7 +149,8 @@ def examine(raw: Mapping[str, Any]) -> tuple[Settings, list[Problem], list[Probl
     seen = {item.key for item in wrong + outside}
     found = [item for item in job.check(settings) if item.key not in seen]
     found += [token_typed(item.name) for item in KNOWN.values() if item.about.secret and getattr(settings, item.name)]
-    return settings, outside + wrong + found, [item for item in job.notes(settings) if item.key not in seen]
+    notes = [*job.notes(settings), *left_of_the_demo(settings)]
+    return settings, outside + wrong + found, [item for item in notes if item.key not in seen]
 
 
 ELSEWHERE = {

@@ -28,6 +28,13 @@ def size_of(count: int) -> str:
     return f"{count} bytes"
 
 
+def share_of(used: int, total: int) -> str:
+    """Bytes used of all there are: "3.1 of 12 GB"; without the total as `size_of`."""
+    used_said, total_said = size_of(used), size_of(total)
+    same = used_said.split()[-1] == total_said.split()[-1]
+    return f"{used_said.split()[0] if same else used_said} of {total_said}" if total else used_said
+
+
 def speed(rate: float, images: float = 0) -> str:
     """Steps per second as "4.1 it/s", or "3.2 s/it" for slow ones; and the `images` of a step when it has several."""
     steps = f"{rate:.1f} it/s" if rate >= 1 else f"{1 / rate:.1f} s/it"

@@ -63,6 +63,14 @@ def test_heartbeat_is_renewed_while_the_job_is_busy(tmp_path: Path, monkeypatch:
         assert status(tmp_path)["heartbeat"] > first
 
 
+def test_the_memory_a_run_uses_is_told_once_somebody_knows_it(tmp_path: Path) -> None:
+    with Reporter(tmp_path) as report:
+        assert "memory" not in status(tmp_path)
+        report.memory = lambda: (3_100_000_000, 12_000_000_000)
+        report.flush()
+        assert (status(tmp_path)["memory"], status(tmp_path)["memory_total"]) == (3_100_000_000, 12_000_000_000)
+
+
 def test_a_loop_of_ten_thousand_is_few_events_and_counts_exactly(tmp_path: Path) -> None:
     with Reporter(tmp_path) as report:
         assert sum(report.track(range(10_000), "counting")) == 49_995_000
@@ -140,6 +148,7 @@ def test_a_torn_last_line_does_not_swallow_the_next_event(tmp_path: Path) -> Non
 
 def test_many_threads_may_speak(tmp_path: Path) -> None:
     with Reporter(tmp_path) as report:
+
         def speak(number: int) -> None:
             for index in range(50):
                 report(Item(path=f"{number}/{index}"))

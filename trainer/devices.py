@@ -64,6 +64,11 @@ def peak_memory(device: torch.device) -> int:
     return int(module.max_memory_allocated(device)) if hasattr(module, "max_memory_allocated") else 0
 
 
+def memory_use(device: torch.device) -> tuple[int, int]:
+    """(the most bytes used so far, bytes there are), as a run tells them."""
+    return peak_memory(device), device_memory(device)
+
+
 def _peak_resident() -> int:
     try:
         import resource

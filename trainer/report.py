@@ -66,6 +66,8 @@ class Reporter:
             "lr": {}, **(process or runfolder.identity()), "heartbeat": time.time(), "started": time.time(),
             "last_saved": "", "samples": 0, "skipped": 0, "reason": "", "advice": "",
         }  # fmt: skip
+        self.memory: Callable[[], tuple[int, int]] | None = None
+        """Bytes the run has used at most, and bytes there are; for whoever knows the device to set."""
         self._dirty = False
         self._written = self._noted = 0.0
         self._commands: deque[str] = deque()
@@ -282,6 +284,8 @@ class Reporter:
     def _write_status(self) -> None:
         self._written = time.time()
         self._status.update(heartbeat=self._written, rate=self._pace.rate, eta=self._pace.eta(self._status))
+        if self.memory is not None:
+            self._status.update(zip(("memory", "memory_total"), self.memory(), strict=True))
         try:
             runfolder.write_json(self.folder / runfolder.STATUS, self._status)
             self._dirty = False

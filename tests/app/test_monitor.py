@@ -96,6 +96,11 @@ def test_a_run_that_trains_says_how_far_it_is(work: Path) -> None:
     assert 'aria-valuenow="40"' in runpanel.head(training(work))
 
 
+def test_a_run_says_how_much_memory_it_needs(work: Path) -> None:
+    said = text({"": runpanel.head(training(work, memory=3_100_000_000, memory_total=12_000_000_000))})
+    assert said.endswith("35 s left · memory 3.1 of 12 GB")
+
+
 @pytest.mark.parametrize(
     ("status", "said"),
     [
@@ -291,6 +296,18 @@ def test_durations(seconds: float, said: str) -> None:
 )
 def test_sizes(count: int, said: str) -> None:
     assert words.size_of(count) == said
+
+
+@pytest.mark.parametrize(
+    ("used", "total", "said"),
+    [
+        (3_100_000_000, 12_000_000_000, "3.1 of 12 GB"),
+        (900_000_000, 8_000_000_000, "900 MB of 8.0 GB"),
+        (5, 0, "5 bytes"),
+    ],
+)
+def test_shares(used: int, total: int, said: str) -> None:
+    assert words.share_of(used, total) == said
 
 
 # What it sends.

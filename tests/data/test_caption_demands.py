@@ -92,5 +92,36 @@ def test_nothing_is_said_without_pictures(find: Callable[[Settings], Any]) -> No
     assert not list(find(Settings()))
 
 
+@pytest.mark.parametrize(
+    ("own", "captions", "held"),
+    [
+        ("sks cat", ["a cat, grey", "a photo of a cat"], ""),
+        ("sks cat", ["a cat, grey", "Sks cat, grey"], "1 of 2 captions of regularisation images hold “sks”, such as cat1.bmp"),
+        ("sks cat", ["sks cat", "a sks"], "2 of 2 captions of regularisation images hold “sks”"),
+        ("photo of zwx dog", ["a photo of a dog", "dog"], ""),
+        ("photo of zwx dog", ["a photo of a zwx dog", "dog"], "1 of 2 captions of regularisation images hold “zwx dog”"),
+        ("cat", ["a cat", "cat"], ""),
+    ],
+    ids=["none", "one", "all", "the class is no trigger", "two words", "no trigger word"],
+)  # fmt: skip
+def test_the_trigger_word_is_missed_in_captions_of_regularisation_images(
+    tmp_path: Path, own: str, captions: list[str], held: str
+) -> None:
+    data, reg = make_pictures(tmp_path / "img", concept=own), make_pictures(tmp_path / "reg", 2, 1)
+    for number, text in enumerate(captions):
+        (reg / "1_cat" / f"cat{number}.txt").write_text(text, encoding="utf-8")
+    said = [str(problem) for problem in found((caption_demands.trigger_word,), data, reg_data_dir=str(reg))]
+    assert [text.startswith(f"Regularisation directory: {held}") for text in said] == [True] * bool(held)
+
+
+def test_what_all_captions_begin_with_is_a_trigger_word_too(tmp_path: Path) -> None:
+    data, reg = make_pictures(tmp_path / "img", 2, 10), make_pictures(tmp_path / "reg", 2, 1)
+    for folder in (data / "10_cat", reg / "1_cat"):
+        for number in range(2):
+            (folder / f"cat{number}.txt").write_text(f"zwx cat, number {number}", encoding="utf-8")
+    (problem,) = found((caption_demands.trigger_word,), data, reg_data_dir=str(reg))
+    assert "2 of 2 captions of regularisation images hold “zwx”" in problem.message
+
+
 def test_marks_are_the_settings_that_are_marks() -> None:
     assert set(caption_demands.MARKS) <= set(KNOWN)

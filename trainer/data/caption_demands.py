@@ -1,5 +1,6 @@
 """What the settings of captions ask of each other, and of the captions there are."""
 
+import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -116,4 +117,36 @@ def _has_choice(text: str) -> bool:
     return any("|" in (match["choices"] or "") for match in WILDCARD.finditer(text))
 
 
-NOTES = (without_effect, warm_up, in_captions)
+def trigger_word(s: Settings) -> Iterator[Problem]:
+    """Captions of regularisation images that hold the trigger word, which belongs to your own pictures alone."""
+    from trainer.data.dataset import scan
+
+    dataset = scan(s)
+    everyday = PLAIN.union(*(_words(item.concept) for item in dataset.subsets if item.is_reg))
+    firsts = {picture.caption.partition(",")[0].lower() for picture in dataset.pictures}
+    names = [item.concept for item in dataset.subsets if not item.is_reg] + list(firsts if len(firsts) == 1 else ())
+    triggers = [words for name in names if (words := _words(name) - everyday)]
+    holding = [
+        (picture, words) for picture in dataset.reg_pictures for words in triggers if words <= _words(picture.caption)
+    ]
+    if holding:
+        picture, words = holding[0]
+        said = " ".join(sorted(words, key=picture.caption.lower().find))
+        count = len({picture for picture, _ in holding})
+        many = f"{count} of {len(dataset.reg_pictures)} captions of regularisation images"
+        message = f"{many} hold “{said}”, such as {picture.path.name}; take it out, it is for your own pictures alone."
+        yield problem("reg_data_dir", message)
+
+
+PLAIN = {
+    "a", "an", "and", "at", "by", "drawing", "image", "in", "of", "on", "painting", "photo", "picture", "portrait",
+    "style", "the", "with",
+}  # fmt: skip
+"""Words that say how something is shown, or nothing."""
+
+
+def _words(text: str) -> set[str]:
+    return set(re.findall(r"\w+", text.lower()))
+
+
+NOTES = (without_effect, warm_up, in_captions, trigger_word)
