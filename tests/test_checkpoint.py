@@ -1,5 +1,6 @@
 """States: whole or not there, and refused with a sentence when they do not fit."""
 
+import errno
 import json
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from tests.tiny import tiny_sd15
 from tests.trainings import make_pictures
 from trainer import checkpoint
 from trainer.checkpoint import EPOCHS, STEPS, Progress, Shelf, file_name, of_epoch, of_step, open_state
-from trainer.report import Failure
+from trainer.report import Failure, Stopped
 from trainer.settings import Settings
 
 
@@ -172,7 +173,6 @@ def test_a_disk_that_is_full_leaves_the_old_state(
     base: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A state that cannot be written does not take the place of one that is there, and leaves nothing lying about."""
-    import errno
 
     def fail(*args: Any, **options: Any) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
@@ -188,6 +188,57 @@ def test_a_disk_that_is_full_leaves_the_old_state(
     assert any("disk is full" in text and "emergencies" in text for text in notes)
     assert not list((folder / "state").iterdir())
     assert (tmp_path / "out" / "small.safetensors").is_file()
+
+
+@pytest.mark.parametrize("moment", ["model.safetensors", "optimizer.bin", "train_state.json"])
+def test_a_disk_that_fills_up_within_a_state_leaves_no_half_of_it(
+    moment: str, base: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whichever of its files does not fit; the one before stays, and the sentence is the disk's."""
+    from trainer import events
+
+    real = Path.open
+
+    def full(path: Path, mode: str = "r", *others: Any, **more: Any) -> Any:
+        file = real(path, mode, *others, **more)
+        cramped = "w" in mode and moment in path.name and "step00000001" not in str(path)
+        return Cramped(file) if cramped else file
+
+    monkeypatch.setattr(checkpoint, "PAUSE", 0.0)
+    monkeypatch.setattr(Path, "open", full)
+    s = trainings.settings(base["model"], base["data"], tmp_path / "out", max_train_steps=3)
+
+    def die(event: events.Event) -> None:
+        if isinstance(event, events.Step) and event.step == 3:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        trainings.run(s, tmp_path / "run", listen=die)
+    (state,) = (tmp_path / "run" / "state").iterdir()
+    assert state.name == "small-step00000001-state"
+    found = events.read(tmp_path / "run" / "events.jsonl")[0]
+    (note,) = [event.text for event in found if isinstance(event, events.Note) and "emergencies" in event.text]
+    assert note.endswith("the disk is full. The state for emergencies was not saved.")
+
+
+class Cramped:
+    """A file on a disk with room for a hundred bytes."""
+
+    def __init__(self, file: Any) -> None:
+        self.file = file
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.file, name)
+
+    def __enter__(self) -> "Cramped":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.file.close()
+
+    def write(self, data: Any) -> int:
+        self.file.write(data[:100])
+        raise OSError(errno.ENOSPC, "No space left on device")
 
 
 def test_files_can_be_ckpt_and_half(base: dict[str, Path], tmp_path: Path) -> None:
@@ -319,6 +370,32 @@ def test_a_run_keeps_its_last_files_and_touches_no_other(base: dict[str, Path], 
     )
 
 
+def test_as_much_is_kept_by_a_run_that_was_stopped_as_in_one_go(base: dict[str, Path], tmp_path: Path) -> None:
+    def names(folder: str) -> list[str]:
+        return sorted(path.name for path in (tmp_path / folder).iterdir() if "step00000003" not in path.name)
+
+    options = {"epoch": 3, "train_batch_size": 4, "save_every_n_steps": 1, "save_last_n_steps": 1, "save_state": True}
+    options |= {"save_every_n_epochs": 1, "save_last_n_epochs": 1}
+    for folder in ("whole", "parts"):
+        s = trainings.settings(base["model"], base["data"], tmp_path / folder, **options)
+        if folder == "whole":
+            trainings.run(s, tmp_path / "run")
+            continue
+        with pytest.raises(Stopped):
+            trainings.run(s, tmp_path / "first", at={3: "stop"})
+        asked = tmp_path / folder / "small-step00000003-state"
+        strange = tmp_path / folder / "other-step00000002.safetensors"
+        strange.write_bytes(b"of somebody else")
+        trainings.run(s.changed(resume=str(asked)), tmp_path / "second")
+        strange.unlink()
+        assert asked.is_dir(), "what was saved by request stays"
+    assert names("parts") == names("whole")
+    moved = s.changed(resume=str(tmp_path / "whole" / "small-step00000004-state"), output_dir=str(tmp_path / "moved"))
+    before = names("whole")
+    trainings.run(moved, tmp_path / "third")
+    assert names("whole") == before, "another folder is not tidied"
+
+
 def test_a_state_at_the_end_alone(base: dict[str, Path], tmp_path: Path) -> None:
     s = trainings.settings(base["model"], base["data"], tmp_path / "out", max_train_steps=2, save_every_n_steps=1)
     trainings.run(s.changed(save_state_on_train_end=True), tmp_path / "run")
@@ -332,8 +409,6 @@ def test_a_disk_that_fills_up_loses_no_finished_file(
     base: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Nothing older is removed for a file that could not be written anywhere."""
-    import errno
-
     from trainer import formats
 
     real = formats.write

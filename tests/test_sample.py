@@ -1,5 +1,6 @@
 """Sample pictures, equal to those of diffusers' own pipeline, and the painter that draws them in a run."""
 
+import errno
 import json
 from pathlib import Path
 from types import SimpleNamespace
@@ -134,7 +135,9 @@ def test_every_sampler_can_start_from_pure_noise(sampler: str, folder: Path, mod
     assert render(model, Prompt("a cat", width=64, height=64, seed=9, steps=2), s).size == (64, 64)
 
 
-@pytest.mark.parametrize(("sampler", "kind"), [("euler", "EulerDiscreteScheduler"), ("dpmsolver++", "DPMSolverMultistepScheduler")])
+@pytest.mark.parametrize(
+    ("sampler", "kind"), [("euler", "EulerDiscreteScheduler"), ("dpmsolver++", "DPMSolverMultistepScheduler")]
+)
 def test_zero_terminal_snr_is_what_diffusers_makes_of_it(sampler: str, kind: str, model: Model) -> None:
     from diffusers import schedulers
 
@@ -264,6 +267,39 @@ def test_trouble_with_one_picture_is_a_note(
     text = Image.open(path).text["parameters"]  # type: ignore[attr-defined]
     (again,) = parse_prompts(text).prompts
     assert again == Prompt("small", seed=5, width=512, height=512, sampler="euler_a"), "it can be used as a prompt"
+
+
+def test_a_disk_that_is_full_and_errors_of_any_kind_are_notes_too(
+    folder: Path, model: Model, report: Reporter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The other pictures are drawn, and no half of a picture is left lying about."""
+    from trainer import events, sample
+    from trainer.checkpoint import Progress
+
+    real = Path.open
+
+    def full(path: Path, mode: str = "r", *others: Any, **more: Any) -> Any:
+        if "_01_" in path.name and "w" in mode:
+            real(path, mode, *others, **more).write(b"half a picture")
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return real(path, mode, *others, **more)
+
+    def draw(model: Model, prompt: Prompt, *others: Any) -> Image.Image:
+        if prompt.text == "odd":
+            raise IndexError("list index out of range")
+        return Image.new("RGB", (8, 8))
+
+    monkeypatch.setattr(sample, "render", draw)
+    monkeypatch.setattr(Path, "open", full)
+    painter(folder, model, report, "odd\na cat\na dog").draw(Progress(step=3))
+    monkeypatch.undo()
+    found = events.read(report.folder / "events.jsonl")[0]
+    notes = [event.text for event in found if isinstance(event, events.Note)]
+    assert notes[0] == "Sample 1 could not be drawn: list index out of range."
+    assert notes[1].startswith("Sample 2 could not be drawn: The disk is full")
+    assert [event.prompt for event in found if isinstance(event, events.Sample)] == ["a dog"]
+    (picture,) = report.samples.iterdir()
+    assert "_02_" in picture.name
 
 
 # Other families.

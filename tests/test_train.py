@@ -10,7 +10,7 @@ import torch
 from tests import trainings
 from tests.tiny import tiny_sd15
 from tests.trainings import losses, make_pictures, tensors
-from trainer import checkpoint, events, train
+from trainer import checkpoint, events, learner, train
 from trainer.events import Event, Phase, Sample, Saved, Step
 from trainer.report import Failure, Stopped
 from trainer.settings import Settings
@@ -212,6 +212,7 @@ def test_regularisation_pictures_count_as_much_as_is_said(make: Make, tmp_path: 
 RESUMABLE: dict[str, dict[str, Any]] = {
     "plain": {},
     "accumulation inside an epoch": {"gradient_accumulation_steps": 3, "train_batch_size": 1, "epoch": 6},
+    "accumulation in mid-epoch": {"gradient_accumulation_steps": 2, "train_batch_size": 1, "max_train_steps": 10},
     "8-bit": {"optimizer": "AdamW8bit", "network_dim": 64},
     "prodigy": {"optimizer": "Prodigy", "learning_rate": 1.0, "optimizer_args": "decouple=True weight_decay=0.01"},
     "schedule-free": {"optimizer": "AdamWScheduleFree", "lr_warmup": 20},
@@ -227,6 +228,15 @@ RESUMABLE: dict[str, dict[str, Any]] = {
     },
     "varied pictures": {
         "cache_latents": False, "color_aug": True, "flip_aug": True, "shuffle_caption": True, "caption_dropout_rate": 0.2,
+    },
+    "radam schedule-free, sampled": {
+        "optimizer": "RAdamScheduleFree", "sample_every_n_steps": 2, "sample_prompts": "a cat --w 64 --h 64 --s 1",
+    },
+    "varied captions and noise": {
+        "enable_wildcard": True, "caption_prefix": "{one|two|three},", "shuffle_caption": True, "token_warmup_step": 0.8,
+        "caption_tag_dropout_rate": 0.3, "noise_offset": 0.1,
+        "noise_offset_random_strength": True, "ip_noise_gamma": 0.1, "ip_noise_gamma_random_strength": True,
+        "random_crop": True, "cache_latents": False, "max_resolution": "64,64",
     },
     "text encoder stops before": {"stop_text_encoder_training": 25},
     "text encoder stops after": {"stop_text_encoder_training": 75},
@@ -446,6 +456,31 @@ def test_a_loss_that_is_no_number_or_explodes_ends_the_run_and_names_the_picture
     (state,) = (tmp_path / "run" / "state").iterdir()
     for path in (tmp_path / "out" / "small-step00000002.safetensors", state / "model.safetensors"):
         assert all(weight.isfinite().all() for weight in tensors(path).values())
+
+
+@pytest.mark.parametrize("steps", [3, 6], ids=["in the last step", "on the way"])
+def test_weights_that_are_no_numbers_are_not_saved_though_the_loss_is_one(
+    steps: int, make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A gradient without sense spoils the weights a step before the loss shows it; older files stay where they are."""
+    real, count = learner.Learner.step, 0
+
+    def step(self: Any) -> None:
+        nonlocal count
+        count += 1
+        if count == 3:
+            self.parameters[0].grad[0] = torch.nan
+        real(self)
+
+    monkeypatch.setattr(learner.Learner, "step", step)
+    s = make(max_train_steps=steps, save_every_n_steps=1, save_last_n_steps=1)
+    with pytest.raises(Failure, match="After step 3 the trained weights are no numbers") as failed:
+        trainings.run(s, tmp_path / "run")
+    assert "Learning rate" in failed.value.advice
+    (state,) = (tmp_path / "run" / "state").iterdir()
+    for path in (tmp_path / "out" / "small-step00000002.safetensors", state / "model.safetensors"):
+        assert all(weight.isfinite().all() for weight in tensors(path).values())
+    assert not (tmp_path / "out" / "small.safetensors").exists()
 
 
 @pytest.mark.parametrize("error", [torch.OutOfMemoryError("CUDA out of memory"), MemoryError(),

@@ -28,6 +28,7 @@ from trainer.arguments import parse_arguments
 from trainer.devices import DTYPES
 from trainer.events import Saved
 from trainer.learner import TEXT, Learner
+from trainer.losses import spoilt
 from trainer.optimizers import averaged, part_of
 from trainer.plan import batches_a_step
 from trainer.report import Failure
@@ -127,6 +128,7 @@ class Rhythm:
 
 
 EPOCHS, STEPS = Rhythm("epoch", of_epoch), Rhythm("step", of_step)
+CLOCKS = {rhythm.word: rhythm for rhythm in (EPOCHS, STEPS)}
 
 
 class Shelf:
@@ -140,6 +142,10 @@ class Shelf:
         """A file was saved, and is whole."""
         self._saved[path] = (rhythm, number, what)
         self._newest[rhythm] = number
+
+    def as_json(self) -> list[list[Any]]:
+        """What stands here: path, word of the clock, number, and what it is."""
+        return [[str(path), rhythm.word, number, what] for path, (rhythm, number, what) in self._saved.items()]
 
     def take(self, path: Path) -> None:
         """A file is not ours to remove any more."""
@@ -184,33 +190,51 @@ class Saver:
         """`writes`: whether this process is the one that does; for the others nothing ever has to be saved."""
         self.s, self.report, self.model, self.dataset, self.plan = s, report, model, dataset, plan
         self.learner, self.publisher, self.writes = learner, publisher, writes
-        self.spare = report.folder / "output"
-        self.folder = Path(s.output_dir).expanduser() if s.output_dir else self.spare
+        self.spare = report.folder.absolute() / "output"
+        self.folder = Path(s.output_dir).expanduser().absolute() if s.output_dir else self.spare
         self._autosaved, self._pause = time.monotonic() - math.inf, 0.0
         self._shelf = Shelf()
 
-    def save(self, progress: Progress, ending: str = "", with_state: bool = False) -> dict[str, Path]:
+    def go_on_from(self, state: State) -> None:
+        """What the run saved by a clock before it was stopped is its own, so that as much is kept as in one go."""
+        about = state.about
+        by = about.get("by")
+        itself = [[str(state.folder.absolute()), by, about[f"current_{by}"], "state"]] if by in CLOCKS else []
+        for name, word, number, what in [*about.get("saved", ()), *itself]:
+            path = Path(name)
+            ours = path.parent == self.folder and path.name.startswith(f"{self.s.output_name}-")
+            if ours and path.exists():
+                self._shelf.put(path, CLOCKS[word], number, what)
+
+    def save(
+        self, progress: Progress, ending: str = "", with_state: bool = False, by: Rhythm | None = None
+    ) -> dict[str, Path]:
         """The LoRA as it is now and, if wanted or with "Save training state", everything needed to go on from here.
 
-        Returns what was written, "weights" and "state"; nothing removes it, unless `scheduled` called.
+        Returns what was written, "weights" and "state"; nothing removes it, unless a clock asked for it.
         """
         if not self.writes:
             return {}
+        self._demand_numbers(progress)
         self.report.phase("saving")
         written = {"weights": self.weights(progress, ending)}
+        self._shelve(written["weights"], by, progress, "weights")
         if with_state or self.s.save_state:
-            written["state"] = self.state(progress, ending)
-        for path in written.values():
-            self._shelf.take(path)
+            written["state"] = self.state(progress, ending, by)
+            self._shelve(written["state"], by, progress, "state")
         for what, path in written.items():
             self.publisher.publish(path, what)
         return written
 
+    def _shelve(self, path: Path, by: Rhythm | None, progress: Progress, what: str) -> None:
+        if by is None:
+            self._shelf.take(path)
+        else:
+            self._shelf.put(path, by, by.number(progress), what)
+
     def scheduled(self, progress: Progress, rhythm: Rhythm) -> None:
         """Save because a clock struck; only once that is on the disk, remove what this run saved too long ago."""
-        number = rhythm.number(progress)
-        for what, path in self.save(progress, rhythm.ending(number)).items():
-            self._shelf.put(path, rhythm, number, what)
+        self.save(progress, rhythm.ending(rhythm.number(progress)), by=rhythm)
         self.tidy()
 
     def tidy(self) -> None:
@@ -232,10 +256,11 @@ class Saver:
         self._say(progress, path, "weights", path.stat().st_size)
         return path
 
-    def state(self, progress: Progress, ending: str = "") -> Path:
-        """Write a state beside the LoRA of the same ending."""
+    def state(self, progress: Progress, ending: str = "", by: Rhythm | None = None) -> Path:
+        """Write a state beside the LoRA of the same ending; `by` is the clock that asked for it."""
         name = f"{self.s.output_name}{ending}{states.ENDING}"
-        path = self._somewhere(lambda folder: self._write_state(folder / name, progress))
+        self._shelf.take(self.folder / name)  # before the state tells what stands there
+        path = self._somewhere(lambda folder: self._write_state(folder / name, progress, by))
         self._say(progress, path, "state", _size(path))
         return path
 
@@ -249,6 +274,7 @@ class Saver:
 
         The next one waits until the time and the writing it costs are small beside the training.
         """
+        self._demand_numbers(progress)
         now = time.monotonic()
         older = self._autosaves()
         try:
@@ -270,6 +296,11 @@ class Saver:
         for folder in self._autosaves() if self.writes else ():
             shutil.rmtree(folder, ignore_errors=True)
 
+    def _demand_numbers(self, progress: Progress) -> None:
+        """A loss may still be a number where its gradient is none; the weights are spoilt then, and worth no file."""
+        if not self.learner.is_sound:
+            raise spoilt(progress.step)
+
     def _autosaves(self) -> list[Path]:
         return list(self.report.state.glob(f"*{states.ENDING}"))
 
@@ -282,7 +313,7 @@ class Saver:
             self.report.note(f"{failure.reason} It goes to {self.spare} instead.", "warning", "output_dir")
             return write(self.spare)
 
-    def _write_state(self, path: Path, progress: Progress) -> Path:
+    def _write_state(self, path: Path, progress: Progress, by: Rhythm | None = None) -> Path:
         """Write the three files into a folder beside `path`, which then takes its name."""
         temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
         try:
@@ -294,18 +325,16 @@ class Saver:
                 torch.save({"optimizer": optimizer.state_dict(), "scaler": scaler.state_dict()}, file)
                 file.flush()
                 os.fsync(file.fileno())
-            (temporary / states.PROGRESS).write_text(json.dumps(self._about(progress), indent=1), encoding="utf-8")
+            (temporary / states.PROGRESS).write_text(json.dumps(self._about(progress, by), indent=1), encoding="utf-8")
             _replace_folder(temporary, path)
-        except (OSError, RuntimeError) as error:  # torch reports a full disk as a RuntimeError
+        except (OSError, RuntimeError, Failure) as error:
             shutil.rmtree(temporary, ignore_errors=True)
-            full = isinstance(error, OSError) and error.errno == errno.ENOSPC
-            reason = "the disk is full" if full else (getattr(error, "strerror", None) or str(error).splitlines()[0])
             raise Failure(
-                f"The training state could not be written to {path}: {reason}.", "Free some space.", "output_dir"
+                f"The training state could not be written to {path}: {_why(error)}.", "Free some space.", "output_dir"
             ) from error
         return path
 
-    def _about(self, progress: Progress) -> dict[str, Any]:
+    def _about(self, progress: Progress, by: Rhythm | None) -> dict[str, Any]:
         s = self.s
         return {
             "program": formats.PROGRAM,
@@ -317,6 +346,8 @@ class Saver:
             "batches_a_step": batches_a_step(s),
             "started": progress.started,
             "losses": progress.losses,
+            "saved": self._shelf.as_json(),
+            "by": by and by.word,
             "seed": s.seed,
             "optimizer": s.optimizer,
             "optimizer_args": s.optimizer_args,
@@ -327,6 +358,16 @@ class Saver:
 
     def _say(self, progress: Progress, path: Path, what: str, size: int) -> None:
         self.report(Saved(step=progress.step, epoch=progress.epoch, path=str(path.absolute()), what=what, bytes=size))
+
+
+def _why(error: BaseException) -> str:
+    """What went wrong in writing; torch hides the disk's own word behind a RuntimeError."""
+    beneath: BaseException | None = error
+    while beneath is not None and not isinstance(beneath, OSError):
+        beneath = beneath.__cause__ or beneath.__context__
+    if beneath is None:
+        return (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")
+    return "the disk is full" if beneath.errno == errno.ENOSPC else beneath.strerror or str(beneath)
 
 
 def _replace_folder(temporary: Path, path: Path) -> None:

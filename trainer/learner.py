@@ -105,6 +105,11 @@ class Learner:
         return [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
 
     @property
+    def is_sound(self) -> bool:
+        """Whether everything that is being trained is made of finite numbers. Waits for the device."""
+        return all(bool(parameter.isfinite().all()) for parameter in self.parameters)
+
+    @property
     def parts(self) -> list[str]:
         """The names of the groups of parameters that are being trained; each begins with the part of the model."""
         return [group["name"] for group in self.optimizer.param_groups]

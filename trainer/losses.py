@@ -92,6 +92,13 @@ def broken(step: int, value: float, pictures: Sequence[Picture]) -> Failure:
     return Failure(
         f"The loss became {value:.4g} at step {step}, so nothing useful would be learnt from there on. "
         f"The step showed {names}.",
-        "Files saved before are good. Use a lower Learning rate; with Mixed precision fp16 try bf16 or no. "
-        "If it happens with the same pictures again, take these out.",
+        f"{CALMER} If it happens with the same pictures again, take these out.",
     )
+
+
+def spoilt(step: int) -> Failure:
+    """Why a run whose weights are no numbers ends before it saves them."""
+    return Failure(f"After step {step} the trained weights are no numbers any more (NaN or infinite).", CALMER)
+
+
+CALMER = "Files saved before are good. Use a lower Learning rate; with Mixed precision fp16 try bf16 or no."

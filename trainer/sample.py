@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import inspect
+import io
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
@@ -12,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from trainer import runfolder
+from trainer import formats, runfolder
 from trainer.devices import is_out_of_memory
 from trainer.diffusion import alpha_bars, betas_of, mixed_seed, zero_terminal_snr
 from trainer.events import Sample
@@ -20,7 +21,6 @@ from trainer.models.text import Told
 from trainer.optimizers import averaged
 from trainer.plan import due
 from trainer.prompts import Prompt, read_prompts
-from trainer.report import Failure
 from trainer.samplers import SAMPLERS
 
 if TYPE_CHECKING:
@@ -93,16 +93,14 @@ class Painter:
             for index, prompt in enumerate(self.report.track(self.refreshed(), "sampling")):
                 if self.report.stopping():
                     return
+                name = self._file_name(when or f"{progress.step:06d}", index, prompt)
                 try:
                     image = render(self.model, prompt, self.s, self.learner.precision, self.conditioning)
-                except (RuntimeError, ValueError, MemoryError, OSError, Failure) as error:
+                    about = _about(prompt, progress, prompt.sampler or self.s.sample_sampler)
+                    formats.write(self.report.samples / name, _png(image, about))
+                except Exception as error:  # whatever it is, the training goes on
                     self._excuse(index, error)
                     continue
-                name = self._file_name(when or f"{progress.step:06d}", index, prompt)
-                image.save(
-                    self.report.samples / name,
-                    pnginfo=_about(prompt, progress, prompt.sampler or self.s.sample_sampler),
-                )
                 self.report(
                     Sample(
                         step=progress.step, epoch=progress.epoch, index=index, prompt=prompt.text,
@@ -142,6 +140,12 @@ def _about(prompt: Prompt, progress: Progress, sampler: str) -> Any:
     line = ", ".join(f"{name}: {value}" for name, value in how.items())
     info.add_itxt("parameters", f"{prompt.text}\nNegative prompt: {prompt.negative}\n{line}")
     return info
+
+
+def _png(image: Image, about: Any) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, "PNG", pnginfo=about)
+    return buffer.getvalue()
 
 
 def sized(prompt: Prompt, model: Model) -> Prompt:

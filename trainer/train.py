@@ -25,7 +25,7 @@ from trainer.curves import Curves
 from trainer.data.captions import settled, varies_captions
 from trainer.data.dataset import Skipped, caches_latents, scan, verify
 from trainer.data.loader import Batch, Batches
-from trainer.devices import Precision, choose_precision, lower, put
+from trainer.devices import Precision, choose_precision, lower, memory_use, put
 from trainer.events import EpochEnd, Started
 from trainer.learner import Learner
 from trainer.losses import Losses
@@ -56,6 +56,7 @@ def train(s: Settings, report: Reporter) -> None:
     s = fetched(s, report)
     state = checkpoint.open_state(s.resume) if s.resume else None
     precision = choose_precision(s, report)
+    report.memory = partial(memory_use, precision.device)
     world = join(precision.device)  # the processes that train together; mostly it is one
     s = with_seed(s, state, report, world)
     dataset = pictures(s, report, world)
@@ -86,6 +87,8 @@ def train(s: Settings, report: Reporter) -> None:
         conditioning.sits_on(adapter, learner.trains_text)
         painter = Painter(s, report, model, conditioning, learner, draws=world.is_main)
         saver = Saver(s, report, model, dataset, plan, learner, publisher, writes=world.is_main)
+        if state is not None:
+            saver.go_on_from(state)
         losses = Losses(plan.steps_per_epoch, precision.device, progress.losses)
         desk = Desk(s, report, plan, progress, losses, curves, painter, saver, world)
         make_room(s, model, dataset, conditioning, painter, report)
