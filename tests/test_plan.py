@@ -54,7 +54,7 @@ def test_the_sentence_of_the_page() -> None:
         ),
         ({"max_train_steps": 50_000}, [(10, 2)], 0, 50_000, "are 20 steps an epoch, so 2,500 epochs"),
         ({"max_train_steps": 30, "max_train_epochs": 2}, [(10, 2)], 0, 40, "× 2 epochs = 40 steps"),
-        ({"max_train_steps": 30}, [], 0, 0, "0 images × 1 repeat × 0 epochs = 0 steps"),
+        ({"max_train_steps": 30}, [], 0, 0, "0 images × 1 repeat × 0 epochs / batch 1 = 0 steps"),
     ],
 )
 def test_steps_and_words(
