@@ -1,4 +1,4 @@
-"""The page, top to bottom: the bar, the tabs LoRA, Utilities and Runs, and the run beside them."""
+"""The page, top to bottom: the bar, the tabs LoRA, Data sets, Utilities and Runs, and the run beside them."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 import gradio as gr
 from gradio.components import Component
 
-from app import captioning, monitor, presetbar, training
+from app import captioning, dataset_tab, monitor, presetbar, training
 from app.form import Form
 from app.frame import panel, tablist
 from app.style import mount_arguments
@@ -16,7 +16,7 @@ from trainer.settings import Settings
 
 __all__ = ["build_page", "mount_arguments"]
 
-TABS = {"lora": "LoRA", "utilities": "Utilities", "runs": "Runs"}
+TABS = {"lora": "LoRA", "datasets": "Data sets", "utilities": "Utilities", "runs": "Runs"}
 MARK = """
 <svg viewBox="0 0 24 24" width="22" height="22" aria-hidden="true">
   <g fill="none" stroke="currentColor" stroke-width="2.2" stroke-linecap="round">
@@ -63,6 +63,8 @@ def build_page(options: Any = None) -> gr.Blocks:
                     gr.HTML(TOOLS, elem_id="loom-tools")
                     loads.report.render()
                     training.draw(form)
+                with panel("datasets"):
+                    dataset_tab.datasets_tab()
                 with panel("utilities"):
                     gr.HTML("<h2>Captioning</h2>", elem_classes=["loom-heading"])
                     captioning.captioning_tab(page, run_id, answer)

@@ -208,11 +208,12 @@ def build(page: gr.Blocks, options: Options, port: int | None = None, **argument
     import gradio as gr
     from fastapi import FastAPI
 
-    from app.files import router
+    from app import dataset_routes, files
 
     port = options.server_port if port is None else port
     application: FastAPI = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
-    application.include_router(router)
+    application.include_router(files.router)
+    application.include_router(dataset_routes.router)
     gr.mount_gradio_app(
         application, page, path="/", server_name=options.listen, server_port=port, footer_links=[], run_history=False,
         show_error=True, ssr_mode=False, enable_monitoring=False, mcp_server=False, pwa=False, **arguments,
