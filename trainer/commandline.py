@@ -9,6 +9,7 @@ from typing import Any
 from trainer.declare import Problem, Section, Setting, by_name, settings_of, validate
 from trainer.jobs import Job
 from trainer.settings import kohya
+from trainer.settings.decoding import decode
 
 
 def parser(job: Job) -> argparse.ArgumentParser:
@@ -69,11 +70,7 @@ def read_file(job: Job, path: str | Path) -> kohya.Loaded:
     """A settings file for `job`; raises `kohya.Unreadable` with a sentence. Other programs' files are for training."""
     if job.name == "train":
         return kohya.load(path)
-    path = Path(path)
-    try:
-        values = kohya.decode(path.read_text(encoding="utf-8-sig"), path.name)
-    except (OSError, UnicodeDecodeError) as error:
-        raise kohya.Unreadable(f"{path} cannot be read: {getattr(error, 'strerror', None) or error}.") from None
+    values = decode(Path(path)).values
     known = by_name(job.Settings)
     used = {key: value for key, value in values.items() if key in known}
     ignored = [kohya.Ignored(key, "there is no such setting") for key in values if key not in known]

@@ -205,12 +205,18 @@ def parse(item: Setting, value: Any) -> Any:
     return _number(item, value)
 
 
+NO_FILE_KEEPS = re.compile("[\0\ud800-\udfff]")
+"""Characters that end a path or cannot be encoded: halves of those that are written as two."""
+
+
 def _text(item: Setting, value: Any) -> Any:
     if value is None:
         return None if item.optional else item.default
     if isinstance(value, bool | list | dict):
         raise ValueError(f"is a text; {_shown(value)} is not")
     text = str(value)
+    if NO_FILE_KEEPS.search(text):
+        raise ValueError(f"holds a character that no file can keep; {_shown(text)} is not a text")
     allowed = item.choices
     if allowed is not None and not item.about.custom and text not in allowed:
         match = [choice for choice in allowed if choice.lower() == text.strip().lower()]

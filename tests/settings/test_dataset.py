@@ -14,7 +14,7 @@ from trainer.settings.dataset import read_resolution
     [
         "512,768", "512, 768", "512x768", "512X768", "512 x 768", "512×768", "512*768", "512 768", "512;768", "512:768",
         "512/768", "512 by 768", "(512, 768)", "[512,768]", "{512,768}", '"512,768"', "512,768,", "512px,768px",
-        "512 × 768 pixels", "512.0,768.0", " 512 ,\t768\n", "0512,768",
+        "512 × 768 pixels", "512.0,768.0", " 512 ,\t768\n", "0512,768", "５１２，７６８", "５１２ｘ７６８", "（512、768）",
     ],
 )  # fmt: skip
 def test_the_odd_spellings(text: str) -> None:
@@ -22,7 +22,7 @@ def test_the_odd_spellings(text: str) -> None:
     assert Settings(max_resolution=text).max_resolution == "512,768", "and is kept in one"
 
 
-@pytest.mark.parametrize("text", ["512", " 512 ", "(512)", "512px", "512.0", "512,"])
+@pytest.mark.parametrize("text", ["512", " 512 ", "(512)", "512px", "512.0", "512,", "５１２", "[512]"])
 def test_one_number_is_a_square(text: str) -> None:
     assert read_resolution(text) == (512, 512)
 
@@ -34,11 +34,15 @@ def test_one_number_is_a_square(text: str) -> None:
         ("large", "'large' is not understood"),
         ("512,768,3", "is not understood"),
         ("-512,512", "is not understood"),
+        ("-5", "is not understood"),
+        ("1e3", "is not understood"),
+        ("512²", "is not understood"),
+        ("0", "width and height must be between 64 and 8192; '0' is not."),
         ("512.5", "is not understood"),
         ("1,024", "width and height must be between 64 and 8192; '1,024' is not."),
         ("9" * 5000, "…' is not."),
     ],
-    ids=["empty", "word", "three", "minus", "half", "thousands", "long"],
+    ids=["empty", "word", "three", "minus", "negative", "power", "square", "zero", "half", "thousands", "long"],
 )
 def test_what_is_no_resolution_is_said(text: str, said: str) -> None:
     settings, (problem,) = validate(Settings, {"max_resolution": text})
@@ -50,5 +54,5 @@ def test_what_is_no_resolution_is_said(text: str, said: str) -> None:
 @given(st.text())
 def test_no_text_whatever_is_more_than_a_sentence(text: str) -> None:
     settings, problems = validate(Settings, {"max_resolution": text})
-    assert all(str(problem).endswith(("is not understood.", "is not.")) for problem in problems)
+    assert all(str(problem).endswith(("is not understood.", "is not.", "is not a text.")) for problem in problems)
     assert read_resolution(settings.max_resolution) == settings.resolution

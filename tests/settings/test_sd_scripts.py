@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from trainer.settings import Settings
-from trainer.settings.kohya import ABSENT, Unreadable, load, read
+from trainer.settings.kohya import ABSENT, load, read
 from trainer.settings.loaded import KNOWN
 
 GUI = {
@@ -266,20 +266,3 @@ def test_a_description_of_a_data_set_is_one_setting(tmp_path: Path, name: str, t
     assert found.values == {"dataset_config": str(file)}
     assert found.keeps_the_rest
     assert "describes a data set" in found.changed[0].why
-
-
-@pytest.mark.parametrize(
-    ("name", "text", "words"),
-    [
-        ("a.json", '{"training_method": "LORA", "base_model_name": "x", "learning_rate": 1e-4}', "OneTrainer"),
-        ("a.json", '{"job": "extension", "config": {}}', "ai-toolkit"),
-        ("a.json", '{"nodes": [], "links": []}', "ComfyUI"),
-        ("a.json", '{"peft_type": "LORA", "r": 8}', "PEFT"),
-        ("a.json", '{"name": "x", "version": "1"}', "no settings of a LoRA training, but name, version"),
-        ("pyproject.toml", '[project]\nname = "x"', "no settings of a LoRA training"),
-        ("a.toml", "network_dim = ", "not valid TOML"),
-    ],
-)
-def test_files_of_other_programs_are_named_and_change_nothing(tmp_path: Path, name: str, text: str, words: str) -> None:
-    with pytest.raises(Unreadable, match=words):
-        load(written(tmp_path, text, name))

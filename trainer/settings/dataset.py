@@ -13,8 +13,9 @@ def read_resolution(text: str) -> tuple[int, int]:
 
     Raises `ValueError` with a sentence for what cannot be meant.
     """
-    plain = re.sub(r"pixels?|px|[\[\](){}\"'\s]+", " ", text.lower()).strip(" ,;")
-    found = re.fullmatch(r"(\d+)(?:\.0*)?(?:(?: ?(?:[x×*,;:/]|by) ?| )(\d+)(?:\.0*)?)?", plain)
+    narrow = re.sub("[\uff01-\uff5e]", lambda wide: chr(ord(wide[0]) - 0xFEE0), text)  # as East Asian keyboards write
+    plain = re.sub(r"pixels?|px|[\[\](){}\"'\s]+", " ", narrow.lower()).strip(" ,;")
+    found = re.fullmatch(r"(\d+)(?:\.0*)?(?:(?: ?(?:[x×*,;:/、]|by) ?| )(\d+)(?:\.0*)?)?", plain)
     if found is None:
         raise ValueError(f"write it as width,height such as 512,512; {_short(text)} is not understood")
     width, height = (int(number[:9]) for number in (found[1], found[2] or found[1]))

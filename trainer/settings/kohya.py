@@ -5,116 +5,52 @@ is *changed* (its meaning is kept under another name or value, with the reason),
 value that cannot be used is a *problem* under the setting's label, and the default stands in its place.
 """
 
-import json
-import tomllib
 from collections.abc import Callable, Mapping
-from datetime import date, time
 from pathlib import Path
 from typing import Any
 
 from trainer.declare import Problem, parse, validate, visible
 from trainer.settings import Settings, sd_scripts
+from trainer.settings.decoding import decode
+from trainer.settings.foreign import FAMILIES, OF_TABS, RECOGNISERS, refuse_other_programs
 from trainer.settings.loaded import KNOWN, Changed, Ignored, Loaded, Unreadable, label_of
 from trainer.settings.meanings import OLD_VALUES, RENAMED, REWRITES, is_ours
 from trainer.settings.saved import take_back
-from trainer.settings.unread import WHY_IGNORED, is_secret, why_ignored
+from trainer.settings.unread import UNKNOWN, WHY_IGNORED, is_secret, why_ignored
 
-__all__ = ["KNOWN", "Changed", "Ignored", "Loaded", "Unreadable", "decode", "label_of", "load", "read"]
-
-
-def load(path: str | Path, may_read: Callable[[Path], bool] = lambda path: True) -> Loaded:
-    """Settings from a .json or .toml file; raises `Unreadable` with a sentence when it is not a settings file at all.
-
-    `may_read` says whether a file that this one names (of sample prompts) may be looked into.
-    """
-    path = Path(path)
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except FileNotFoundError:
-        raise Unreadable(f"There is no file {path}.") from None
-    except IsADirectoryError:
-        raise Unreadable(f"{path} is a folder; choose a .json file in it.") from None
-    except UnicodeDecodeError:
-        raise Unreadable(f"{path.name} is not a text file; settings are .json or .toml files.") from None
-    except (OSError, ValueError) as error:
-        raise Unreadable(f"{path} cannot be read: {getattr(error, 'strerror', None) or error}.") from None
-    raw = decode(text, path.name)
-    if isinstance(raw.get("datasets"), list):
-        return _data_set(path)
-    _of_another_program(raw, path.name)
-    return read(raw, may_read, sd_scripts_file=path.suffix.lower() == ".toml" and not GUI_WORDS & raw.keys())
-
+__all__ = ["KNOWN", "Changed", "Ignored", "Loaded", "Unreadable", "label_of", "load", "read"]
 
 GUI_WORDS = {"LoRA_type", "optimizer", "max_resolution"}
 """Keys that sd-scripts calls otherwise: a TOML with one of them is not for it."""
 
-
-def decode(text: str, name: str) -> dict[str, Any]:
-    """The object that a JSON or TOML text holds; raises `Unreadable` naming the place of the mistake."""
-    if name.lower().endswith(".toml"):
-        try:
-            return _flat(tomllib.loads(text))
-        except (tomllib.TOMLDecodeError, RecursionError) as error:
-            raise Unreadable(f"{name} is not valid TOML: {error}.") from None
-    try:
-        data = json.loads(text)
-    except json.JSONDecodeError as error:
-        raise Unreadable(
-            f"{name} is not valid JSON: {error.msg} in line {error.lineno}, column {error.colno}. Nothing was loaded."
-        ) from None
-    except (RecursionError, ValueError) as error:
-        raise Unreadable(f"{name} is not a settings file: {error}.") from None
-    if not isinstance(data, dict):
-        raise Unreadable(f"{name} holds a {_kind(data)}, not a list of settings (a JSON object in braces).")
-    return data
+MEANT = frozenset({*KNOWN, *RENAMED, *sd_scripts.DEFAULTS, *WHY_IGNORED, *FAMILIES, *OF_TABS})
+"""Keys of files that are about training, whether they have a field here or not."""
 
 
-def _kind(data: Any) -> str:
-    return {list: "list", str: "text", int: "number", float: "number", bool: "true/false"}.get(type(data), "null")
+def load(path: str | Path, may_read: Callable[[Path], bool] = lambda path: True) -> Loaded:
+    """Settings from a JSON or TOML file; raises `Unreadable` with a sentence when it is not a settings file at all.
 
-
-def _flat(tables: Mapping[str, Any]) -> dict[str, Any]:
-    """The keys of all sections of a TOML, whose names mean nothing; days and times become text."""
-    flat: dict[str, Any] = {}
-    for key, value in tables.items():
-        if isinstance(value, dict):
-            flat.update(_flat(value))
-        else:
-            flat[key] = str(value) if isinstance(value, date | time) else value
-    return flat
+    `may_read` says whether a file that this one names (of sample prompts) may be looked into.
+    """
+    path = Path(path)
+    found = decode(path)
+    if isinstance(found.tables.get("datasets"), list):
+        return _data_set(path)
+    refuse_other_programs(found.tables, MEANT, path.name)
+    report = read(found.values, may_read, sd_scripts_file=found.toml and not GUI_WORDS & found.values.keys())
+    report.ignored += [Ignored(key, "the file says it twice; the last one counts") for key in found.twice]
+    unknown = [item for item in report.ignored if item.why.startswith(UNKNOWN)]
+    if not report.problems and len(unknown) > len(report.loaded):
+        message = f"Most of {path.name} is unknown here: is it of another program? What could be used was read."
+        report.problems.append(Problem("", "", message))
+    return report
 
 
 def _data_set(path: Path) -> Loaded:
     """A file that describes a data set is the value of one setting."""
     key, value = "dataset_config", str(path.expanduser().absolute())
-    if key not in KNOWN:
-        raise Unreadable(f"{path.name} describes a data set, not settings; data sets are folders here.")
     why = f"the file describes a data set, which is what {label_of(key)} takes; the other settings stay as they are"
     return Loaded(values={key: value}, changed=[Changed(key, None, value, why)], keeps_the_rest=True)
-
-
-OTHER_PROGRAMS: Mapping[str, frozenset[str]] = {
-    "OneTrainer": frozenset({"training_method", "base_model_name"}),
-    "ai-toolkit": frozenset({"job", "config"}),
-    "ComfyUI (a workflow)": frozenset({"nodes", "links"}),
-    "PEFT": frozenset({"peft_type"}),
-    "diffusers (a model's parts)": frozenset({"_class_name"}),
-}
-"""Programs whose files people confuse with settings, and the keys that give them away."""
-
-
-def _of_another_program(raw: Mapping[str, Any], name: str) -> None:
-    """Raises `Unreadable` for a file in which nothing is a setting of a LoRA training."""
-    for program, keys in OTHER_PROGRAMS.items():
-        if keys <= raw.keys():
-            raise Unreadable(f"{name} is a file of {program}; {READABLE}. Nothing was loaded.")
-    known = {*KNOWN, *RENAMED, *sd_scripts.DEFAULTS, *WHY_IGNORED, *FAMILIES, *TABS, "description"}
-    if raw and not known & raw.keys():
-        some = ", ".join(sorted(map(str, raw))[:3])
-        raise Unreadable(f"{name} holds no settings of a LoRA training, but {some}; {READABLE}. Nothing was loaded.")
-
-
-READABLE = "only settings of the Kohya GUI, of sd-scripts and of this program can be read"
 
 
 def read(
@@ -207,39 +143,3 @@ def _absent() -> dict[str, Any]:
 
 ABSENT: Mapping[str, Any] = _absent()
 """What sd-scripts takes for a setting that a file does not name."""
-
-
-# Files of other tabs and other model families.
-
-TABS = {
-    "token_string": "Textual Inversion", "image_folder": "Finetuning", "train_dir": "Finetuning", "learning_rate_te": "Dreambooth",
-}  # fmt: skip
-FAMILIES = {
-    "flux1_checkbox": "Flux.1", "sd3_checkbox": "Stable Diffusion 3", "hunyuan_image_checkbox": "HunyuanImage",
-    "anima_checkbox": "Anima", "lumina_checkbox": "Lumina",
-}  # fmt: skip
-
-
-def _other_tab(raw: dict[str, Any]) -> list[Problem]:
-    if "LoRA_type" in raw or "network_module" in raw:
-        return []
-    for key, tab in TABS.items():
-        if key in raw:
-            return [
-                Problem(
-                    "",
-                    "",
-                    f"This is a file of the {tab} tab; LoRA settings are needed. What both have in common was read.",
-                )
-            ]
-    return []
-
-
-def _other_family(raw: dict[str, Any]) -> list[Problem]:
-    ticked = [family for key, family in FAMILIES.items() if str(raw.get(key, "")).lower() in {"true", "1"}]
-    label = KNOWN["pretrained_model_name_or_path"].label
-    message = "this file is for {}; only Stable Diffusion 1.5, 2 and XL can be trained. Choose a model and a preset of one of these."
-    return [Problem("pretrained_model_name_or_path", label, message.format(" and ".join(ticked)))] if ticked else []
-
-
-RECOGNISERS: tuple[Callable[[dict[str, Any]], list[Problem]], ...] = (_other_tab, _other_family)

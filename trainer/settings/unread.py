@@ -4,16 +4,16 @@ from typing import Any
 
 from trainer.declare import nearest
 from trainer.settings import sd_scripts
+from trainer.settings.foreign import FAMILIES, OF_FAMILIES, OF_TABS
 from trainer.settings.loaded import KNOWN
 
 WHY_IGNORED = {
     "model_list": "the name of the model says it all",
     "save_as_bool": "saved there by accident",
-    "flux1_cache_text_encoder_outputs": sd_scripts.FOR_OTHER_MODELS,
-    "flux1_cache_text_encoder_outputs_to_disk": sd_scripts.FOR_OTHER_MODELS,
     "no_token_padding": "no longer a setting of the Kohya GUI either",
 }
 SECRET = "secrets are never read from a file"
+UNKNOWN = "there is no such setting here"
 WITHOUT_EFFECT: tuple[Any, ...] = ("", None, False, 0, "0", "false", "False", [], "no", "none", "default")
 
 
@@ -31,4 +31,8 @@ def why_ignored(key: str, value: Any) -> str:
         return known
     if value in WITHOUT_EFFECT:
         return "not offered here; it was off in the file, so nothing is lost"
-    return f"there is no such setting here{nearest(key, [*KNOWN, *sd_scripts.DEFAULTS])}"
+    if key.startswith(OF_FAMILIES) or key in FAMILIES:
+        return sd_scripts.FOR_OTHER_MODELS
+    if key in OF_TABS:
+        return f"it is a setting of the {OF_TABS[key]} tab, not of LoRA training"
+    return f"{UNKNOWN}{nearest(key, [*KNOWN, *sd_scripts.DEFAULTS])}"
