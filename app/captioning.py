@@ -55,9 +55,10 @@ def checker(job: Job) -> Callable[[dict[str, Any]], dict[str, Any]]:
         raw = dict(values) if isinstance(values, dict) else {}
         drafts.save(str(data.get("browser") or ""), job.name, job.Settings, raw)
         settings, problems = examine(job, raw)
-        if any(item.key == "image_folder" for item in problems):
-            return outlook(job, problems)
-        return outlook(job, problems) | {"notes": {"image_folder": f"{job.plan(settings)['sentence']}."}}
+        notes = {note.key: note.message[:1].upper() + note.message[1:] for note in job.notes(settings)}
+        if not any(item.key == "image_folder" for item in problems):
+            notes["image_folder"] = f"{job.plan(settings)['sentence']}."
+        return outlook(job, problems) | {"notes": notes}
 
     return answer
 

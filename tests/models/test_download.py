@@ -118,10 +118,10 @@ print(json.dumps({**result, "phases": told.phases, "notes": told.notes}))
 """
 
 
-def fetch(hub: Hub, home: Path) -> dict[str, Any]:
+def fetch(hub: Hub, home: Path, **more: str) -> dict[str, Any]:
     """Download in a process of its own: the library reads the hub's address when it is loaded."""
     env = os.environ | {"HF_ENDPOINT": hub.address, "HF_HOME": str(home), "HF_HUB_OFFLINE": "0", "HF_HUB_DISABLE_XET": "1",
-                        "LOOM_WORKSPACE": str(home / "workspace"), "NO_PROXY": "127.0.0.1"}  # fmt: skip
+                        "LOOM_WORKSPACE": str(home / "workspace"), "NO_PROXY": "127.0.0.1", **more}  # fmt: skip
     command = [sys.executable, "-c", CODE, NAME]
     done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, check=True, timeout=120)
     answer: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
@@ -148,6 +148,11 @@ def test_a_broken_download_goes_on_where_it_stopped(hub: Hub, tmp_path: Path) ->
     assert half - 4096 <= start <= half  # what had arrived was not asked for again
     assert not [name for name, _ in hub.asked if name == "model_index.json"]
     assert second["phases"][-1] == ["downloading model", total, total]
+
+    hub.asked = []
+    third = fetch(hub, tmp_path, HF_HUB_OFFLINE="1")
+    assert third["folder"] == second["folder"]
+    assert (third["phases"], hub.asked) == ([], []), "what is here is used without a connection"
     amounts = [phase[1] for phase in second["phases"] if len(phase) == 3]
     assert amounts == sorted(amounts)
     assert (Path(second["folder"]) / LARGE).read_bytes() == hub.files[LARGE]

@@ -2,6 +2,7 @@
 
 import errno
 import hashlib
+import os
 import shutil
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -154,11 +155,29 @@ def _fetch(name: str, wanted: Wanted, report: "Reporter", anew: bool) -> Path:
         folder = path.parents[file.count("/")]
         if wanted.enough(file, folder):
             break
+    _remember(name, info.sha)
     return folder
 
 
+def _remember(name: str, revision: str | None) -> None:
+    """Note in the cache that this revision is the newest known, by which it is found without asking the hub."""
+    from huggingface_hub import constants
+    from huggingface_hub.file_download import repo_folder_name
+
+    if revision:
+        reference = Path(constants.HF_HUB_CACHE) / repo_folder_name(repo_id=name, repo_type="model") / "refs" / "main"
+        reference.parent.mkdir(parents=True, exist_ok=True)
+        temporary = reference.with_name(f"main.{os.getpid()}.part")
+        temporary.write_text(revision, encoding="utf-8")
+        temporary.replace(reference)
+
+
 def _size(count: int) -> str:
-    return f"{count / 1e9:.1f} GB" if count >= 1e8 else f"{count / 1e6:.1f} MB"
+    unit, size = next(((unit, size) for unit, size in SIZES if count >= size / 10), SIZES[-1])
+    return f"{count / size:.1f} {unit}"
+
+
+SIZES = (("GB", 1e9), ("MB", 1e6), ("KB", 1e3))
 
 
 def _sentence(text: str) -> str:
