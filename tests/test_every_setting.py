@@ -435,6 +435,7 @@ TABLE: tuple[Row, ...] = (
     row("metadata_description", "Shows cats.", run),
     row("metadata_license", "CC0", run),
     row("metadata_tags", "cat, pet", run),
+    row("metadata_trigger_phrase", "sks cat", run),
     # The adapter
     row("LoRA_type", "Kohya LoHa", adapter),
     row("network_weights", "<lora>", adapter, network_dim=2, network_alpha=2),

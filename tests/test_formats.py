@@ -200,7 +200,7 @@ def test_values_of_a_run_with_everything_on(tmp_path: Path) -> None:
 def test_what_people_tell_comes_back_from_the_file(tmp_path: Path) -> None:
     told = {
         "title": "Meine Katze 🐈", "author": "A. Nonymous", "description": 'Sits. Say "sks cat";\nsecond line: ä, ü',
-        "license": "CC-BY-4.0", "tags": "cat, animal,  photo",
+        "license": "CC-BY-4.0", "tags": "cat, animal,  photo", "trigger_phrase": "sks cat, sitting",
     }  # fmt: skip
     chosen: dict[str, Any] = {f"metadata_{name}": text for name, text in told.items()}
     found = about(tmp_path, **chosen)
@@ -213,7 +213,7 @@ def test_what_people_tell_comes_back_from_the_file(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("blank", ["", "  "])
 def test_what_is_not_told_is_left_out(tmp_path: Path, blank: str) -> None:
-    names = ("title", "author", "description", "license", "tags")
+    names = ("title", "author", "description", "license", "tags", "trigger_phrase")
     chosen: dict[str, Any] = {f"metadata_{name}": blank for name in names}
     found = about(tmp_path, **chosen)
     assert set(found) == set(REFERENCE)

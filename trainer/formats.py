@@ -106,7 +106,7 @@ IF_CHANGED = (
 )  # fmt: skip
 """Settings written under their own name where they are not as usual: the reference has no word for them."""
 
-TOLD = ("author", "description", "license", "tags")
+TOLD = ("author", "description", "license", "tags", "trigger_phrase")
 """Parts of the model specification that only people can tell; each is left out while its setting is empty."""
 
 
@@ -172,9 +172,7 @@ def metadata(
     return ours | _modelspec(settings, model, architecture, dataset)
 
 
-def _modelspec(
-    settings: "Settings", model: "Model", architecture: str, dataset: "Dataset"
-) -> dict[str, str]:
+def _modelspec(settings: "Settings", model: "Model", architecture: str, dataset: "Dataset") -> dict[str, str]:
     width, height = max((subset.under(settings).resolution for subset in dataset.subsets), default=settings.resolution)
     values = {
         "sai_model_spec": "1.0.1",

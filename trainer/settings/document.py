@@ -20,8 +20,8 @@ program's own; the others, and what happens to them on loading, stand [at the en
 OWN = frozenset({
     "overwrite_output", "caption_prefix", "caption_suffix", "caption_tag_dropout_rate", "token_warmup_step", "token_warmup_min",
     "enable_wildcard", "keep_tokens_separator", "secondary_separator", "caption_separator", "conditioning_data_dir", "alpha_mask",
-    "cache_text_encoder_outputs_to_disk", "fp8_base_unet", "log_prefix", "machine_rank", "main_process_ip", "sample_at_first",
-    "zero_terminal_snr",
+    "cache_text_encoder_outputs_to_disk", "fp8_base_unet", "log_prefix", "machine_rank", "main_process_ip", "metadata_trigger_phrase",
+    "sample_at_first", "zero_terminal_snr",
 })  # fmt: skip
 """Settings that the Kohya GUI's LoRA tab has no field for."""
 
@@ -36,7 +36,24 @@ NEVER_IN_A_FILE: Mapping[str, str] = {
 }
 """Settings that are fields and never written; what happens to them on loading."""
 
+OTHER_DEFAULTS: Mapping[str, tuple[str, str]] = {
+    "pretrained_model_name_or_path": (
+        "runwayml/stable-diffusion-v1-5",
+        "The demo model comes with the program, so that a first run needs no download; the name is found here under its new address.",
+    ),
+    "max_train_steps": ("1600", "There it makes Epoch do nothing; here the epochs count until a number of steps is set."),
+    "seed": ("0", "0 is a new seed each time there, which is an empty field here; with 42 a run can be repeated."),
+    "text_encoder_lr": ("0.0001", "Empty is the Learning rate, which is the same at first, and follows it when it is changed."),
+    "unet_lr": ("0.0001", "Empty is the Learning rate, which is the same at first, and follows it when it is changed."),
+    "persistent_data_loader_workers": ("false", "The next epoch begins at once; threads cost little memory, and the result is the same."),
+    "xformers": ("xformers", "sdpa needs no package and is as fast; the result is the same."),
+}  # fmt: skip
+"""Settings that begin with another value here: the Kohya GUI's, and why."""
+
 ELSEWHERE_DEAD: Mapping[str, str] = {
+    "LoRA_type": "Its types Anima, Flux1, Flux1 OFT, HunyuanImage-2.1 and Lumina are for models that are not trained here; a file with one is told so.",
+    "caption_extension": "Empty is a choice there; here it is read as .txt.",
+    "bucket_reso_steps": "Anything from 1 there; here multiples of 8, for SDXL of 32: a smaller step in a file is raised, with the reason.",
     "lowvram": "Hidden and never passed on there.",
     "unit": "In a row that is never shown there.",
     "stop_text_encoder_training": "Ignored with a message there.",
@@ -60,13 +77,21 @@ def document() -> str:
     lines += _about(
         "Never in a file", "Fields here, whose values are written to no file and read from none.", NEVER_IN_A_FILE
     )
-    lines += _about("Other than in the Kohya GUI", "Fields that do something there too, or nothing.", ELSEWHERE_DEAD)
+    lines += _about("Other than in the Kohya GUI", "Fields that do something else there, or nothing.", ELSEWHERE_DEAD)
+    lines += _defaults()
     return "\n".join(lines).rstrip() + "\n"
 
 
 def _about(title: str, text: str, rows: Mapping[str, str]) -> list[str]:
     table = ["| Name | What happens |", "|---|---|", *(f"| `{key}` | {why} |" for key, why in rows.items())]
     return [f"\n## {title}\n", f"{text}\n", *table]
+
+
+def _defaults() -> list[str]:
+    text = "What stands in a field before anything is loaded, and after loading a file that does not name it."
+    table = ["| Name | Its default | Why not here |", "|---|---|---|"]
+    table += [f"| `{key}` | `{theirs}` | {why} |" for key, (theirs, why) in OTHER_DEFAULTS.items()]
+    return ["\n## Other defaults than in the Kohya GUI\n", f"{text}\n", *table]
 
 
 def _section(section: type[Section]) -> list[str]:

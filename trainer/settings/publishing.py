@@ -13,8 +13,11 @@ class Metadata(Section):
 
     metadata_title: str = setting("", "Metadata title", "What the LoRA is called; empty: the output name.")
     metadata_author: str = setting("", "Metadata author", "Who made it.")
-    metadata_description: str = setting(
-        "", "Metadata description", "What it shows and how it is used; the trigger words too."
+    metadata_description: str = setting("", "Metadata description", "What it shows and how it is used.")
+    metadata_trigger_phrase: str = setting(
+        "",
+        "Metadata trigger phrase",
+        "The words that call it up in a prompt, such as sks cat; many programs show them.",
     )
     metadata_license: str = setting("", "Metadata license", "What others may do with it, such as CC0.")
     metadata_tags: str = setting("", "Metadata tags", "Words to find it by, with commas between them.")
