@@ -4,7 +4,6 @@ from typing import Any
 
 import pytest
 
-from tests.settings.kohya_gui import SOON
 from trainer import additional
 from trainer.checks import check, notes
 from trainer.settings import Settings, sd_scripts
@@ -100,7 +99,7 @@ def test_moving_leaves_what_has_no_field() -> None:
     assert unknown.fix == {"additional_parameters": '--clip_skip 2 --console_log_file "a b"'}
 
 
-@pytest.mark.parametrize("option", sorted({*sd_scripts.DEFAULTS, *sd_scripts.OTHER_MODELS} - SOON))
+@pytest.mark.parametrize("option", sorted({*sd_scripts.DEFAULTS, *sd_scripts.OTHER_MODELS}))
 def test_every_option_of_sd_scripts_is_understood(option: str) -> None:
     """A field, or a sentence of its own; and never both."""
     secret = option in ("huggingface_token", "wandb_api_key")

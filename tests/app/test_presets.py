@@ -109,7 +109,6 @@ def test_a_saved_preset_is_plain_json_in_the_kohya_gui_s_names(workspace: Path) 
 DATASET = '[[datasets]]\nresolution = 512\n[[datasets.subsets]]\nimage_dir = "/data/cats"\n'
 
 
-@pytest.mark.skipif("dataset_config" not in Settings.model_fields, reason="a setting that is being declared")
 def test_a_description_of_a_data_set_leaves_the_other_settings_alone(workspace: Path) -> None:
     file = workspace / "cats.toml"
     file.write_text(DATASET, encoding="utf-8")

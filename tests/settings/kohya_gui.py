@@ -11,6 +11,14 @@ TYPES = (
     "LyCORIS/LoHa", "LyCORIS/LoKr", "LyCORIS/Native Fine-Tuning", "Standard",
 )  # fmt: skip
 
+OPTIMIZERS = (
+    "AdamW", "AdamWScheduleFree", "AdamW8bit", "Adafactor", "bitsandbytes.optim.AdEMAMix8bit",
+    "bitsandbytes.optim.PagedAdEMAMix8bit", "DAdaptation", "DAdaptAdaGrad", "DAdaptAdam", "DAdaptAdan", "DAdaptAdanIP",
+    "DAdaptAdamPreprint", "DAdaptLion", "DAdaptSGD", "Lion", "Lion8bit", "PagedAdamW8bit", "PagedAdamW32bit", "PagedLion8bit",
+    "Prodigy", "prodigyplus.ProdigyPlusScheduleFree", "pytorch_optimizer.CAME", "RAdamScheduleFree", "SGDNesterov",
+    "SGDNesterov8bit", "SGDScheduleFree",
+)  # fmt: skip
+
 KOHYA_GUI: dict[str, tuple[str, str, Any]] = {
     "mixed_precision": ("Mixed precision", "dropdown", ("no", "fp16", "bf16", "fp8")),
     "num_processes": ("Number of processes", "number", (1, None)),
@@ -58,7 +66,7 @@ KOHYA_GUI: dict[str, tuple[str, str, Any]] = {
     "cache_latents_to_disk": ("Cache latents to disk", "checkbox", None),
     "lr_scheduler": ("LR Scheduler", "dropdown", ("adafactor", "constant", "constant_with_warmup", "cosine", "cosine_with_restarts", "linear", "piecewise_constant", "polynomial", "cosine_with_min_lr", "inverse_sqrt", "warmup_stable_decay")),
     "lr_scheduler_type": ("LR Scheduler type", "dropdown", ("", "CosineAnnealingLR", ...)),
-    "optimizer": ("Optimizer", "dropdown", (...,)),
+    "optimizer": ("Optimizer", "dropdown", (*OPTIMIZERS, ...)),
     "max_grad_norm": ("Max grad norm", "number", (None, None)),
     "lr_scheduler_args": ("LR scheduler extra arguments", "textbox", None),
     "optimizer_args": ("Optimizer extra arguments", "textbox", None),
@@ -184,9 +192,45 @@ KOHYA_GUI: dict[str, tuple[str, str, Any]] = {
     "async_upload": ("Async upload", "checkbox", None),
 }  # fmt: skip
 
-SOON = frozenset({
-    "conditioning_data_dir", "dataset_config", "random_crop", "skip_cache_check", "max_data_loader_n_workers",
-    "persistent_data_loader_workers", "lr_scheduler_type", "lr_scheduler_args", "alpha_mask", "log_with", "log_tracker_name",
-    "log_tracker_config", "log_config", "wandb_run_name",
-})  # fmt: skip
-"""Settings that are being declared."""
+DEFAULTS: dict[str, Any] = {
+    "mixed_precision": "fp16", "num_processes": 1, "num_machines": 1, "num_cpu_threads_per_process": 2,
+    "dynamo_backend": "no", "dynamo_mode": "default", "dynamo_use_fullgraph": False, "dynamo_use_dynamic": False,
+    "multi_gpu": False, "gpu_ids": "", "main_process_port": 0, "extra_accelerate_launch_args": "", "model_list": "",
+    "pretrained_model_name_or_path": "runwayml/stable-diffusion-v1-5", "output_name": "last", "train_data_dir": "",
+    "dataset_config": "", "v2": False, "v_parameterization": False, "sdxl": False, "training_comment": "",
+    "save_model_as": "safetensors", "save_precision": "fp16", "output_dir": "", "reg_data_dir": "", "logging_dir": "",
+    "metadata_title": "", "metadata_author": "", "metadata_description": "", "metadata_license": "", "metadata_tags": "",
+    "LoRA_type": "Standard", "LyCORIS_preset": "full", "network_weights": "", "dim_from_weights": False,
+    "train_batch_size": 1, "epoch": 1, "max_train_epochs": 0, "max_train_steps": 1600, "save_every_n_epochs": 1,
+    "caption_extension": ".txt", "seed": 0, "cache_latents": True, "cache_latents_to_disk": False,
+    "lr_scheduler": "cosine", "lr_scheduler_type": "", "optimizer": "AdamW8bit", "max_grad_norm": 1.0,
+    "lr_scheduler_args": "", "optimizer_args": "", "learning_rate": 0.0001, "lr_warmup": 10, "lr_warmup_steps": 0,
+    "lr_scheduler_num_cycles": 1, "lr_scheduler_power": 1.0, "max_resolution": "512,512", "stop_text_encoder_training": 0,
+    "enable_bucket": True, "min_bucket_reso": 256, "max_bucket_reso": 2048, "train_inpainting": False,
+    "text_encoder_lr": 0.0001, "unet_lr": 0.0001, "loraplus_lr_ratio": 0, "loraplus_unet_lr_ratio": 0,
+    "loraplus_text_encoder_lr_ratio": 0, "sdxl_cache_text_encoder_outputs": False, "sdxl_no_half_vae": False, "factor": -1,
+    "bypass_mode": False, "dora_wd": False, "use_cp": False, "use_tucker": False, "use_scalar": False,
+    "rank_dropout_scale": False, "constrain": 0.0, "rescaled": False, "train_norm": False, "decompose_both": False,
+    "train_on_input": True, "network_dim": 8, "network_alpha": 1, "conv_dim": 1, "conv_alpha": 1, "scale_weight_norms": 0,
+    "network_dropout": 0, "rank_dropout": 0, "module_dropout": 0.0, "unit": 1, "down_lr_weight": "", "mid_lr_weight": "",
+    "up_lr_weight": "", "block_lr_zero_threshold": "", "block_dims": "", "block_alphas": "", "conv_block_dims": "",
+    "conv_block_alphas": "", "gradient_accumulation_steps": 1, "weighted_captions": False, "prior_loss_weight": 1.0,
+    "vae": "", "additional_parameters": "", "loss_type": "l2", "huber_schedule": "snr", "huber_c": 0.1, "huber_scale": 1.0,
+    "save_every_n_steps": 0, "save_last_n_steps": 0, "save_last_n_steps_state": 0, "save_last_n_epochs": 0,
+    "save_last_n_epochs_state": 0, "keep_tokens": 0, "clip_skip": 1, "max_token_length": 75, "fp8_base": False,
+    "full_fp16": False, "full_bf16": False, "highvram": False, "lowvram": False, "skip_cache_check": False,
+    "gradient_checkpointing": False, "shuffle_caption": False, "persistent_data_loader_workers": False,
+    "mem_eff_attn": False, "xformers": "xformers", "color_aug": False, "flip_aug": False, "masked_loss": False,
+    "scale_v_pred_loss_like_noise_pred": False, "min_snr_gamma": 0, "debiased_estimation_loss": False,
+    "bucket_no_upscale": True, "bucket_reso_steps": 64, "random_crop": False, "v_pred_like_loss": 0, "min_timestep": 0,
+    "max_timestep": 1000, "noise_offset_type": "Original", "noise_offset": 0, "noise_offset_random_strength": False,
+    "adaptive_noise_scale": 0, "multires_noise_iterations": 0, "multires_noise_discount": 0.3, "ip_noise_gamma": 0,
+    "ip_noise_gamma_random_strength": False, "caption_dropout_every_n_epochs": 0, "caption_dropout_rate": 0,
+    "vae_batch_size": 0, "save_state": False, "save_state_on_train_end": False, "resume": "",
+    "max_data_loader_n_workers": 0, "log_with": "", "wandb_api_key": "", "wandb_run_name": "", "log_config": False,
+    "log_tracker_name": "", "log_tracker_config": "", "sample_every_n_steps": 0, "sample_every_n_epochs": 0,
+    "sample_sampler": "euler_a", "sample_prompts": "", "huggingface_repo_id": "", "huggingface_token": "",
+    "huggingface_repo_type": "", "huggingface_repo_visibility": "", "huggingface_path_in_repo": "",
+    "save_state_to_huggingface": False, "resume_from_huggingface": "", "async_upload": False,
+}  # fmt: skip
+"""What stands in its fields when the page is opened."""

@@ -252,7 +252,6 @@ def test_prompts_that_cannot_be_read_are_said(tmp_path: Path, name: str, content
 DATASET = '[general]\ncaption_extension = ".txt"\n[[datasets]]\nresolution = 512\n[[datasets.subsets]]\nimage_dir = "/data/cats"\nnum_repeats = 10'
 
 
-@pytest.mark.skipif("dataset_config" not in KNOWN, reason="a setting that is being declared")
 @pytest.mark.parametrize(
     ("name", "text"),
     [

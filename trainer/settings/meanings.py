@@ -314,11 +314,11 @@ def numbers(raw: Raw, report: Loaded) -> None:
     for alpha, rank in (("network_alpha", "network_dim"), ("conv_alpha", "conv_dim")):
         if number(raw.get(alpha)) == 0:
             report.change(raw, alpha, max(number(raw.get(rank)) or 1.0, 1.0), "0 meant: the same as the rank")
-    step = number(raw.get("bucket_reso_steps"))
-    if step is not None and isfinite(step) and (step < 8 or step % 8):
-        report.change(
-            raw, "bucket_reso_steps", max(8, int(step) // 8 * 8), "pictures are encoded in blocks of 8 pixels"
-        )
+    step, least, why = number(raw.get("bucket_reso_steps")), 8, "pictures are encoded in blocks of 8 pixels"
+    if is_on(raw.get("sdxl")):
+        least, why = 32, "SDXL's sides are multiples of 32"
+    if step is not None and isfinite(step) and (step < least or step % least):
+        report.change(raw, "bucket_reso_steps", max(least, int(step) // least * least), why)
     for key in ("huber_c", "huber_scale", "max_timestep"):
         if number(raw.get(key)) == 0:
             report.change(raw, key, KNOWN[key].default, "0 meant the usual value")
@@ -335,13 +335,37 @@ def numbers(raw: Raw, report: Loaded) -> None:
         report.change(raw, "lr_scheduler_num_cycles", 1, "fewer than one cycle means one")
 
 
+ZERO_THERE = {
+    "max_grad_norm": 1.0, "prior_loss_weight": 1.0, "learning_rate": 2e-6, "lr_scheduler_power": 1.0, "multires_noise_discount": 0.3,
+}  # fmt: skip
+"""Settings of which the Kohya GUI leaves out a 0, and what sd-scripts then takes."""
+ONLY_BESIDE: dict[str, Callable[[Raw], object]] = {
+    "prior_loss_weight": lambda raw: raw.get("reg_data_dir"),
+    "learning_rate": lambda raw: not (number(raw.get("unet_lr")) and number(raw.get("text_encoder_lr"))),
+    "lr_scheduler_power": lambda raw: raw.get("lr_scheduler") == "polynomial",
+    "multires_noise_discount": lambda raw: (
+        raw.get("noise_offset_type") == "Multires" and number(raw.get("multires_noise_iterations"))
+    ),
+}
+"""Where that makes a difference."""
+
+
+def zeros(raw: Raw, report: Loaded) -> None:
+    """A 0 that is 0 here and something else in the Kohya GUI is said."""
+    for key, there in ZERO_THERE.items():
+        written = raw.get(key)
+        of_the_gui = "LoRA_type" in raw and not isinstance(written, bool) and written not in ("", None)
+        if of_the_gui and number(written) == 0 and (key not in ONLY_BESIDE or ONLY_BESIDE[key](raw)):
+            report.change(raw, key, 0.0, f"0 is 0 here; the Kohya GUI leaves it out and trains with {there:g}")
+
+
 REWRITES: tuple[Rewrite, ...] = (
-    additional, renamed, lists, unused_rank, network, unused_alpha, one_part_only, rates, no_rates, seed, optimizer, attention,
+    zeros, additional, renamed, lists, unused_rank, network, unused_alpha, one_part_only, rates, no_rates, seed, optimizer, attention,
     compiling, trackers, masks, text_cache, schedule_numbers, warm_up, hub_state, prompts, noise_type, numbers,
 )  # fmt: skip
 """In the order in which one needs another."""
 
-OLD_VALUES = {masks, text_cache, unused_rank, unused_alpha, no_rates, seed, prompts, noise_type, numbers}
+OLD_VALUES = {zeros, masks, text_cache, unused_rank, unused_alpha, no_rates, seed, prompts, noise_type, numbers}
 """What the same name and value meant elsewhere: for files that this program has not written."""
 
 
