@@ -74,7 +74,7 @@ def split(relative: str) -> tuple[str, ...]:
     """The parts of a relative path as browsers and archives write it. Raises `Refused` where it leads elsewhere."""
     plain = relative.replace("\\", "/")
     parts = PurePosixPath(plain).parts
-    if not parts or plain.startswith("/") or ".." in parts or re.match(r"[A-Za-z]:", plain) or "\0" in plain:
+    if not parts or plain.startswith("/") or ".." in parts or re.match(r"[A-Za-z]:/", plain) or "\0" in plain:
         raise Refused(f"{relative[:200]!r} is not a name inside a data set.")
     return tuple(part for part in parts if part != ".")
 

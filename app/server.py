@@ -277,7 +277,7 @@ def _our_page(options: Options) -> tuple[gr.Blocks, dict[str, Any]]:
 
 def _afterwards(options: Options, address: str, port: int, gate: Gate) -> None:
     """What need not be done before the page answers."""
-    from app import runs, thumbnails
+    from app import dataset_uploads, runs, thumbnails
 
     if options.inbrowser:
         webbrowser.open(address)
@@ -286,6 +286,7 @@ def _afterwards(options: Options, address: str, port: int, gate: Gate) -> None:
     with suppress(OSError):
         runs.wake()
         thumbnails.forget_old()
+        dataset_uploads.forget_broken(workspace().datasets)
 
 
 def _share(port: int, gate: Gate) -> None:
