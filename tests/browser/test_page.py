@@ -182,7 +182,7 @@ GUIDES = (
     "Unet learning rate", "Network Rank (Dimension)", "Network Alpha", "Clip skip", "Weighted captions", "Shuffle caption",
     "Color augmentation", "Flip augmentation", "Don't upscale bucket resolution", "Gradient accumulate steps", "Scale weight norms",
     "Network dropout", "Rank dropout", "Module dropout", "Sample every n epochs", "Sample prompts", "Optimizer extra arguments",
-    "Save as", "Start training", "Utilities", "Captioning", "BLIP",
+    "Save as", "Start training", "Utilities", "Captioning", "BLIP Captioning", "WD14 Captioning", "DeepDanbooru", "Caption images",
 )  # fmt: skip
 
 

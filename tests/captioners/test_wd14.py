@@ -176,8 +176,8 @@ def test_a_stop_is_obeyed_between_batches(tmp_path: Path, model: Path, pictures:
 
 
 def test_words_that_the_tagger_does_not_know_are_told(tmp_path: Path, model: Path, pictures: Path) -> None:
-    values = {"undesired_tags": "red topp,red left", "tag_replacement": "dragon,cat", "use_quality_tags": True}
-    _, notes, _ = run(tmp_path, model, **values)
+    values: dict[str, Any] = {"undesired_tags": "red topp,red left", "tag_replacement": "dragon,cat"}
+    _, notes, _ = run(tmp_path, model, use_quality_tags=True, **values)
     assert "Undesired tags: this tagger has no tag red topp; did you mean red top?" in notes
     assert "Tag replacement: this tagger has no tag dragon." in notes
     assert not any("no quality tags" in note for note in notes)

@@ -87,8 +87,8 @@ class Blip(Job):
             yield Problem("min_length", KNOWN["min_length"].label, message, {"min_length": 5}, "Use 5")
         if not s.model.strip():
             yield Problem("model", KNOWN["model"].label, "choose a model.", {"model": MODELS[0]}, f"Use {MODELS[0]}")
-        elif s.model not in MODELS and (message := SOURCE.problem(s.model)):
-            yield Problem("model", KNOWN["model"].label, message)
+        elif s.model not in MODELS and (missing := SOURCE.problem(s.model)):
+            yield Problem("model", KNOWN["model"].label, missing)
 
     def plan(self, settings: Any) -> Mapping[str, Any]:
         return picture_plan(settings)

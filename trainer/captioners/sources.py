@@ -1,6 +1,6 @@
 """Where a captioner's model comes from: a folder on this machine, one among the workspace's models, or the hub."""
 
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -79,7 +79,7 @@ WEIGHTS = ("model.safetensors", "pytorch_model.bin")
 
 def transformers_files(files: Iterable[str]) -> list[str] | None:
     """Of the files of a model for the transformers library those to fetch: its small ones, then one file of weights."""
-    have: Collection[str] = set(files)
+    have = set(files)
     weights = next((file for file in WEIGHTS if file in have), None)
     if weights is None or not {"config.json", "preprocessor_config.json"} <= have:
         return None

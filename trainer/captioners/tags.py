@@ -146,7 +146,7 @@ class Choice:
 
     def __call__(self, vocabulary: Sequence[Tag], likely: Probabilities) -> list[Tag]:
         """The tags of a picture: quality, rating, general ones in the order of the vocabulary, characters."""
-        found = [vocabulary[at] for at in np.flatnonzero(likely >= self.thresholds(vocabulary))]
+        found = [vocabulary[at] for at in np.flatnonzero(likely >= self.thresholds(vocabulary)).tolist()]
         characters = [tag for tag in found if tag.category == CHARACTER]
         others = [tag for tag in found if tag.category != CHARACTER]
         middle = characters + others if self.characters_first else others + characters

@@ -57,7 +57,6 @@ class Wd14Captions(Pictures):
         "Tag replacement",
         r"Other words for tags: tag,other words;second tag,other words. A comma or semicolon within a tag is \, or \;",
     )
-    character_tag_expand: bool = setting(False, "Character tag expand", "name_(series) becomes two tags: name, series.")
     prefix: str = setting(
         "",
         "Prefix to add to WD14 caption",
@@ -65,6 +64,26 @@ class Wd14Captions(Pictures):
     )
     postfix: str = setting(
         "", "Postfix to add to WD14 caption", "Put behind. A separator is added where one is missing."
+    )
+    batch_size: int = setting(
+        1, "Batch size", "Pictures looked at together. More is faster on a graphics card.", ge=1, soft_max=64
+    )
+    thresh: float = setting(
+        0.35,
+        "Threshold",
+        "Tags at least so likely are written, 0 to 1. Higher gives fewer and surer ones; 0.35 is usual.",
+        ge=0,
+        le=1,
+    )
+    general_threshold: float | None = setting(
+        None, "General threshold", "For what is seen, such as long hair. Empty: as Threshold.", ge=0, le=1
+    )
+    character_threshold: float | None = setting(
+        None,
+        "Character threshold",
+        "For names of characters, where 0.85 leaves few wrong ones. Empty: as Threshold.",
+        ge=0,
+        le=1,
     )
     append_tags: bool = setting(
         False, "Append TAGs", "Existing captions get the tags behind them that they do not have yet."
@@ -84,34 +103,13 @@ class Wd14Captions(Pictures):
     character_tags_first: bool = setting(
         False, "Character tags first", "Names of characters stand before all other tags, not behind them."
     )
-    recursive: bool = setting(False, "Recursive", "Pictures in sub-folders as well, however deep.")
+    character_tag_expand: bool = setting(False, "Character tag expand", "name_(series) becomes two tags: name, series.")
     remove_underscore: bool = setting(
         True, "Remove underscore", "long_hair becomes long hair; emoticons such as ^_^ stay."
     )
+    recursive: bool = setting(False, "Recursive", "Pictures in sub-folders as well, however deep.")
     frequency_tags: bool = setting(
         True, "Show tags frequency", "How often each tag was given, at the end: in the notes, and whole in the log."
-    )
-    thresh: float = setting(
-        0.35,
-        "Threshold",
-        "Tags at least so likely are written. Higher gives fewer and surer ones; 0.35 is usual.",
-        ge=0,
-        le=1,
-        step=0.05,
-    )
-    general_threshold: float | None = setting(
-        None, "General threshold", "For what is seen, such as long hair. Empty: as Threshold.", ge=0, le=1, step=0.05
-    )
-    character_threshold: float | None = setting(
-        None,
-        "Character threshold",
-        "For names of characters, where 0.85 leaves few wrong ones. Empty: as Threshold.",
-        ge=0,
-        le=1,
-        step=0.05,
-    )
-    batch_size: int = setting(
-        1, "Batch size", "Pictures looked at together. More is faster on a graphics card.", ge=1, soft_max=64
     )
     max_data_loader_n_workers: int = setting(
         2,
