@@ -23,7 +23,8 @@ def save(browser: str, form: str, settings: type[Section], values: Mapping[str, 
     if path is None:
         return
     known = by_name(settings)
-    kept = {name: value for name, value in values.items() if name in known and not known[name].about.secret}
+    shown = {name: value for name, value in values.items() if name in known and not known[name].about.secret}
+    kept = {name: known[name].written(value) for name, value in shown.items()}
     drafts = read_json(path)
     if drafts.get(form) != kept:
         with suppress(OSError):  # a full disk must not stop anybody from typing

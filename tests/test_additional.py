@@ -44,6 +44,11 @@ from trainer.settings.meanings import field_of
         ("--seed 7 --seed 8", {}, {"seed": 8}),
         ('--vae "C:\\my models\\v.safetensors"', {}, {"vae": "C:\\my models\\v.safetensors"}),
         ("--noise_offset=0.05 --min_snr_gamma 5", {}, {"noise_offset": 0.05, "min_snr_gamma": 5.0}),
+        ("--max-grad-norm=0 --Clip_Skip 2", {}, {"max_grad_norm": 0.0, "clip_skip": 2}),
+        ("—max_grad_norm=0 –flip_aug", {}, {"max_grad_norm": 0.0, "flip_aug": True}),
+        ('"--max_grad_norm=0" --training_comment=\'a "b" c\'', {}, {"max_grad_norm": 0.0, "training_comment": "a b c"}),
+        ("--seed 3 \\\n  --clip_skip 2 ^\r\n --max_grad_norm 0 `\n --flip_aug", {},
+         {"seed": 3, "clip_skip": 2, "max_grad_norm": 0.0, "flip_aug": True}),
     ],
 )  # fmt: skip
 def test_a_flag_with_a_field_moves_to_it(text: str, now: dict[str, Any], moved: dict[str, Any]) -> None:
@@ -69,10 +74,17 @@ def test_a_flag_with_a_field_moves_to_it(text: str, now: dict[str, Any], moved: 
         ("--flip_aug left", "left belongs to no flag"),
         ("--network_dim many", "must be a number; 'many' is not one"),
         ("--network_dim -4", "must be at least 1"),
+        ("--min_snr_gamma", "has a field of its own: --min_snr_gamma has no value after it."),
+        ("--optimizer_args --flip_aug", "--optimizer_args has no value after it"),
+        ("--dataset_class evil.module", "code of other programs is not run"),
+        ("--config_file /etc/passwd", "settings files are opened with Open"),
+        ("; rm -rf /", "; rm -rf / belongs to no flag"),
+        ("$(reboot) `id`", "$(reboot) `id` belongs to no flag"),
         ("--network_args conv_dim=4 colour=red", "network_args colour"),
         ("--network_args factor=4", "it means nothing to the LoRA type Standard"),
         ("--sample_prompts p.txt", "copy the lines of p.txt into Sample prompts"),
-        ("--huggingface_token hf_x", "never read from a file"),
+        ("--huggingface_token hf_x", "is kept in no file; write it into Huggingface token"),
+        ("--wandb-api-key=hf_x", "is kept in no file; write it into WANDB API Key"),
         ('--training_comment "never closed', "the quote before never closed is not closed"),
     ],
 )
@@ -125,3 +137,28 @@ def test_flags_of_a_file_win_over_its_fields() -> None:
         "LoRA_type": "Standard",
     }
     assert read(raw).values == {"max_grad_norm": 0.0, "xformers": "sdpa", "LoRA_type": "Standard"}
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "--huggingface_token hf_x", "--huggingface_token=hf_x", '--huggingface_token "hf_x"', "--wandb_api_key='hf_x'",
+        '"--huggingface_token=hf_x"', "--huggingface-token hf_x", "—wandb_api_key hf_x", "--HUGGINGFACE_TOKEN   hf_x",
+        "--huggingface_token \n hf_x", '--huggingface_token="hf_x and more"',
+    ],
+)  # fmt: skip
+def test_a_token_among_flags_is_written_to_no_file(text: str) -> None:
+    """Not even before anything is started: a preset is saved, a draft is kept."""
+    for whole in (text, f"--seed 3 {text}", f"{text} --seed 3", f"--seed 3 {text} --clip_skip 2"):
+        s = Settings(additional_parameters=whole)
+        kept = s.public()["additional_parameters"]
+        assert "hf_x" not in kept
+        assert ("--seed 3" in kept) == ("--seed" in whole)
+        assert not any("hf_x" in problem.message for problem in additional.problems(s))
+
+
+@pytest.mark.parametrize(
+    "text", ["--seed 3", "--training_comment 'my huggingface_token is safe'", "--wandb_run_name x"]
+)
+def test_what_is_no_secret_is_written_as_it_stands(text: str) -> None:
+    assert Settings(additional_parameters=text).public()["additional_parameters"] == text

@@ -8,7 +8,7 @@ from trainer.settings import Settings, sd_scripts
 from trainer.settings.kohya import read
 from trainer.settings.loaded import KNOWN, Loaded, label_of
 from trainer.settings.meanings import ADDITIONAL, field_of
-from trainer.settings.unread import why_ignored
+from trainer.settings.unread import is_secret, why_ignored
 
 
 def problems(s: Settings) -> Iterator[Problem]:
@@ -25,7 +25,10 @@ def problems(s: Settings) -> Iterator[Problem]:
     if fields:
         yield _move(s, flags, fields)
     for name in flags:
-        if name not in fields and name not in sd_scripts.ALWAYS:
+        if is_secret(name):
+            message = f"--{name} is kept in no file; write it into {label_of(name)}, where it is asked for."
+            yield _problem(message, {ADDITIONAL: _without(flags, name)}, "Take it out")
+        elif name not in fields and name not in sd_scripts.ALWAYS:
             yield _problem(
                 _ended(f"--{name}: {why_ignored(name, True)}"), {ADDITIONAL: _without(flags, name)}, "Take it out"
             )
@@ -62,7 +65,8 @@ def _move(s: Settings, flags: dict[str, list[str]], fields: dict[str, str]) -> P
 
 def _wrong(report: Loaded, flags: dict[str, list[str]]) -> list[str]:
     """Why these flags cannot be moved as they stand."""
-    texts = [str(problem).rstrip(".") for problem in report.problems]
+    told = (problem.message if problem.key == ADDITIONAL else str(problem) for problem in report.problems)
+    texts = [text.rstrip(".") for text in told]
     texts += [f"{item.key}: {item.why}" for item in report.ignored if item.key.startswith("network_args")]
     if "sample_prompts" in flags and any(item.key == "sample_prompts" for item in report.ignored):
         texts.append(f"copy the lines of {' '.join(flags['sample_prompts'])} into {label_of('sample_prompts')}")

@@ -40,6 +40,7 @@ class About:
     kohya: tuple[str, ...] = ()
     kind: str = ""
     aside: str = ""
+    hides: re.Pattern[str] | None = None
 
 
 PATHS = ("folder", "file", "config", "state")
@@ -65,15 +66,17 @@ def setting(
     kohya: tuple[str, ...] = (),
     kind: str = "",
     aside: str = "",
+    hides: re.Pattern[str] | None = None,
 ) -> Any:
     """Declare one setting; returns a pydantic field for use as a class attribute's value.
 
     `choices` is anything that iterates over names (a registry too); with `custom=True` other values are allowed.
     `when={"LoRA_type": ("Standard", "Kohya LoCon")}` shows the setting only while every named setting has (one of) the
     given value(s). `soft_max` limits a slider, never the value. `kind` is one of `PATHS` or "lines" (several lines).
-    `aside` follows the label on the page, in the Kohya GUI's words; sentences do without it.
+    `aside` follows the label on the page, in the Kohya GUI's words; sentences do without it. `hides` is what of a text
+    is written to no file.
     """
-    about = About(label, help, choices, custom, when, step, soft_max, advanced, secret, kohya, kind, aside)
+    about = About(label, help, choices, custom, when, step, soft_max, advanced, secret, kohya, kind, aside, hides)
     return Field(default, ge=ge, gt=gt, le=le, lt=lt, json_schema_extra={"about": about})  # type: ignore[dict-item]
 
 
@@ -119,6 +122,10 @@ class Setting:
     def choices(self) -> tuple[str, ...] | None:
         return None if self.about.choices is None else tuple(self.about.choices)
 
+    def written(self, value: Any) -> Any:
+        """A value as files keep it, without the secrets that stand in a text."""
+        return self.about.hides.sub("", value).strip() if self.about.hides and isinstance(value, str) else value
+
     @property
     def bounds(self) -> str:
         """The allowed range in words, "" when there is none."""
@@ -151,7 +158,7 @@ class Section(BaseModel):
     def public(self) -> dict[str, Any]:
         """The values as JSON keeps them, without secrets."""
         values = self.model_dump()
-        return {item.name: values[item.name] for item in settings_of(type(self)) if not item.about.secret}
+        return {item.name: item.written(values[item.name]) for item in settings_of(type(self)) if not item.about.secret}
 
 
 @cache

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from pathlib import Path
 
 import pytest
@@ -19,6 +20,7 @@ class Small(Section):
 
     epoch: int = setting(1, "Epoch", "How often.")
     token: str = setting("", "Token", "Never written.", secret=True)
+    flags: str = setting("", "Flags", "Written without tokens.", hides=re.compile(r"--token \S+"))
 
 
 @pytest.fixture(autouse=True)
@@ -34,6 +36,12 @@ def ticket(browser: str, pending: object = None) -> str:
 def test_raw_values_come_back_as_typed_and_secrets_are_not_written(workspace: Path) -> None:
     drafts.save(ID, "small", Small, {"epoch": "many", "token": "hunter2", "unknown": 1})
     assert drafts.load(ID, "small") == {"epoch": "many"}
+    assert "hunter2" not in (workspace / "drafts" / f"{ID}.json").read_text()
+
+
+def test_a_secret_among_other_words_is_not_written(workspace: Path) -> None:
+    drafts.save(ID, "small", Small, {"flags": "--seed 3 --token hunter2"})
+    assert drafts.load(ID, "small") == {"flags": "--seed 3"}
     assert "hunter2" not in (workspace / "drafts" / f"{ID}.json").read_text()
 
 

@@ -3,6 +3,7 @@
 from typing import ClassVar
 
 from trainer.declare import Section, setting
+from trainer.settings.sd_scripts import SECRET_FLAGS
 
 
 class Additional(Section):
@@ -14,5 +15,5 @@ class Additional(Section):
     additional_parameters: str = setting(
         "", "Additional parameters",
         "Paste flags such as --max_grad_norm=0 --network_train_unet_only: each is moved to its field, or its sentence says what it is here.",
-        kind="lines", advanced=True,
+        kind="lines", advanced=True, hides=SECRET_FLAGS,
     )  # fmt: skip

@@ -84,6 +84,9 @@ def _flag(name: str, words: list[str], raw: Raw, report: Loaded) -> None:
     if not key:
         report.ignored.append(Ignored(f"{ADDITIONAL} --{name}", why_ignored(name, " ".join(words) or True)))
         return
+    if not words and sd_scripts.DEFAULTS.get(name, KNOWN[key].default) is not False:
+        report.problems.append(Problem(ADDITIONAL, label_of(ADDITIONAL), f"--{name} has no value after it."))
+        return
     value: Any = words if sd_scripts.takes_many(name) else " ".join(words) if words else True
     if name in sd_scripts.BECOMES and name not in KNOWN:
         if name in WINS_OVER:

@@ -145,6 +145,15 @@ FOR_OTHER_MODELS = "it is for Flux.1, Stable Diffusion 3 and their like, which a
 
 WORD = re.compile(r"""(?:[^\s"']|"[^"]*"|'[^']*')+""")
 """Quotes hold spaces together; backslashes are part of paths."""
+SECRET_FLAGS = re.compile(
+    r"""["']?[-–—]+(?:huggingface[_-]token|wandb[_-]api[_-]key)\b(?:[\s=]+(?:"[^"]*"|'[^']*'|(?!-)\S+))?["']?""",
+    re.IGNORECASE,
+)
+"""Flags whose values are secrets, with them."""
+CONTINUED = re.compile(r"(?<=\s)[\\^`][ \t]*(?=\r?\n|$)")
+"""What ends a line of a command that goes on in the next one, in the shells of the three systems."""
+DASHES = re.compile(r"""(?<![^\s"'])[–—](?=[A-Za-z])""")
+"""What text editors make of two hyphens."""
 TICKS = ("true", "false", "1", "0", "yes", "no", "on", "off")
 
 
@@ -160,11 +169,18 @@ def takes_many(option: str) -> bool:
 
 def words(text: str) -> list[str]:
     """The words of a command line as people paste it; raises `ValueError` that shows a quote which is not closed."""
+    text = DASHES.sub("--", CONTINUED.sub("", text))
     rest = WORD.sub(lambda word: " " * len(word[0]), text)
     if rest.strip():
         at = len(rest) - len(rest.lstrip())
         raise ValueError(f"the quote before {text[at + 1 : at + 21].strip() or 'the end'} is not closed")
     return [re.sub(r"""["']""", "", word) for word in WORD.findall(text)]
+
+
+def _spelled(name: str) -> str:
+    """An option's name from one with hyphens or capitals, as other programs write theirs."""
+    plain = name.replace("-", "_").lower()
+    return plain if plain in DEFAULTS else name
 
 
 def flags(text: str) -> tuple[dict[str, list[str]], list[str]]:
@@ -178,6 +194,7 @@ def flags(text: str) -> tuple[dict[str, list[str]], list[str]]:
     for word in words(text):
         if word.startswith("--") and len(word) > 2:
             name, sign, value = word[2:].partition("=")
+            name = _spelled(name)
             found.pop(name, None)
             found[name] = [value] if sign else []
         elif not name or (DEFAULTS.get(name) is False and word.lower() not in TICKS):
