@@ -299,9 +299,10 @@
         for (const name of ["name", "instance", "class", "source", "reg-source"]) input(name).value = "";
         describe();
       }
+      status.replaceChildren();
       await tab.open(made.path);
       summary(part(".ds-copied"), results);
-      return results;
+      return null;
     });
   };
 
