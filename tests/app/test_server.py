@@ -491,7 +491,7 @@ def test_the_page_never_loads_torch_and_gradio_writes_no_stubs() -> None:
     code = (
         "import sys\nfrom app import quick, server\nquick.prepare()\nfrom app.page import build_page, mount_arguments\n"
         "server.build(build_page(server.Options()), server.Options(), **mount_arguments())\n"
-        "print(sorted({'torch', 'diffusers', 'transformers', 'peft', 'accelerate'} & set(sys.modules)))\n"
+        "print(sorted({'torch', 'diffusers', 'transformers', 'peft', 'accelerate', 'onnxruntime'} & set(sys.modules)))\n"
         "import gradio.component_meta as meta\nprint(meta.create_or_modify_pyi.__module__)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)

@@ -153,7 +153,7 @@ def load(name: str, folder: Path) -> tuple[Any, Any]:
     try:
         pictures = BlipImageProcessorPil.from_pretrained(folder, local_files_only=True)
         words = AutoTokenizer.from_pretrained(folder, local_files_only=True)
-        model = BlipForConditionalGeneration.from_pretrained(folder, local_files_only=True)
-    except (OSError, ValueError, KeyError) as error:
+        model = BlipForConditionalGeneration.from_pretrained(folder, local_files_only=True, weights_only=True)
+    except Exception as error:  # the library meets damaged files with every kind of exception there is
         raise SOURCE.broken(f"The BLIP model {name}", folder, error) from error
     return BlipProcessor(pictures, words), model
