@@ -280,15 +280,23 @@ window.loom = (() => {
     const form = forms[name], node = key && form && block(form, key);
     if (!node) return;
     reveal(node);
-    if (node.classList.contains("is-off")) node.classList.add("is-shown");
+    if (node.classList.contains("is-off")) stay(node);
     requestAnimationFrame(() => {
       node.scrollIntoView({ block: "center", behavior: matchMedia("(prefers-reduced-motion: reduce)").matches ? "auto" : "smooth" });
       control(node)?.focus({ preventScroll: true });
       node.classList.remove("is-found");
       void node.offsetWidth;
       node.classList.add("is-found");
-      setTimeout(() => node.classList.remove("is-found", "is-shown"), 4000);
+      setTimeout(() => node.classList.remove("is-found"), 4000);
     });
+  }
+  /* A field that does not apply is shown while somebody is in it. */
+  function stay(node) {
+    node.classList.add("is-shown");
+    node.addEventListener("focusout", (event) => {
+      if (node.contains(event.relatedTarget)) return stay(node);
+      node.classList.remove("is-shown");
+    }, { once: true });
   }
   function reveal(node) {
     const folded = node.closest(".loom-folded");
