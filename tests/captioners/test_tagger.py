@@ -1,13 +1,16 @@
 """Pictures reach a tagger as it was trained, and its answers are those of the formula."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import onnxruntime
 import pytest
 from PIL import ExifTags, Image
 
 from tests.captioners.tiny_tagger import SIDE, TAGS, Weights, logistic, onnx, tagger
 from tests.tiny import Listener, listener
+from trainer.captioners import tagger as taggers
 from trainer.captioners.tagger import Tagger, prepared
 from trainer.captioners.tags import read_tags
 from trainer.report import Failure
@@ -117,6 +120,37 @@ def test_it_says_on_what_it_works(tmp_path: Path) -> None:
     folder, heard = tagger(tmp_path), Listener()
     Tagger(folder, read_tags(folder / "selected_tags.csv"), heard, "repo_id")  # type: ignore[arg-type]
     assert heard.notes[0].startswith("The tagger works on the ")
+
+
+@pytest.mark.parametrize(
+    ("used", "note"),
+    [
+        ("CUDAExecutionProvider", "The tagger works on the graphics card (CUDA)."),
+        (
+            "CPUExecutionProvider",
+            "The tagger works on the processor. For the graphics card, replace the package onnxruntime",
+        ),
+    ],
+)
+def test_a_graphics_card_is_asked_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, used: str, note: str) -> None:
+    """There is none here, so the library is asked what it would be given; it falls back by itself where the card fails."""
+    real, asked, heard = onnxruntime.InferenceSession, [], Listener()
+
+    def session(model: Path, providers: list[str]) -> Any:
+        asked.append(providers)
+        opened = real(model, providers=["CPUExecutionProvider"])
+        monkeypatch.setattr(opened, "get_providers", lambda: [used])
+        return opened
+
+    there = ["TensorrtExecutionProvider", "CUDAExecutionProvider", "CPUExecutionProvider"]
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: there)
+    monkeypatch.setattr(onnxruntime, "preload_dlls", lambda: asked.append(["libraries"]))
+    monkeypatch.setattr(onnxruntime, "InferenceSession", session)
+    monkeypatch.setattr(taggers.shutil, "which", lambda name: f"/usr/bin/{name}")
+    folder = tagger(tmp_path)
+    Tagger(folder, read_tags(folder / "selected_tags.csv"), heard, "repo_id")  # type: ignore[arg-type]
+    assert asked == [["libraries"], ["CUDAExecutionProvider", "CPUExecutionProvider"]]
+    assert heard.notes[0].startswith(note)
 
 
 def zeros(*shape: int) -> Weights:

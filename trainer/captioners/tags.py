@@ -198,4 +198,9 @@ def unknown(words: Iterable[str], vocabulary: Sequence[Tag], wording: Wording) -
     names += [text for some in parts.values() for text in (*some, ", ".join(some))]
     known = {key(name) for name in (*names, *wording.replacements.values())}
     lost = [word for word in words if key(word) not in known]
-    return [f"{word}{nearest(word, map(without_underscore, names)) or '.'}" for word in lost]
+    return [f"{word}{nearest(word, _alike(word, names)) or '.'}" for word in lost]
+
+
+def _alike(word: str, names: Iterable[str]) -> list[str]:
+    """Names that begin with the same letter; comparing with all ten thousand would take a second."""
+    return [without_underscore(name) for name in names if name[:1].lower() == word[:1].lower()]
