@@ -7,7 +7,7 @@ import os
 import threading
 import time
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Set
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -56,9 +56,7 @@ def look(root: Path, extension: str = ".txt") -> dict[str, Any]:
         "path": str(root),
         "name": root.name,
         "folders": [_folder(part, root) for part in found],
-        "pictures": [
-            _picture(path, index, extension, part) for index, part in enumerate(found) for path in part.pictures
-        ],
+        "pictures": [picture for index, part in enumerate(found) for picture in _pictures(index, part, extension)],
         "removed": [item for part in found for item in removed(part.path)],
     }
 
@@ -75,13 +73,17 @@ def _folder(part: Part, root: Path) -> dict[str, Any]:
     }
 
 
-def _picture(path: Path, folder: int, extension: str, part: Part) -> dict[str, Any]:
+def _pictures(folder: int, part: Part, extension: str) -> list[dict[str, Any]]:
+    known = {name.lower() for name in part.files}
+    return [_picture(path, folder, extension, known) for path in part.pictures]
+
+
+def _picture(path: Path, folder: int, extension: str, known: Set[str]) -> dict[str, Any]:
     try:
         state = path.stat()
         size, changed = state.st_size, state.st_mtime_ns // 1_000_000
     except OSError:
         size, changed = 0, 0
-    known = {name.lower() for name in part.files}
     caption = read(path, extension) if (path.stem + extension).lower() in known else Caption(None, "")
     others = [name for name in CAPTION_ENDINGS if name != extension and (path.stem + name).lower() in known]
     return {
@@ -207,6 +209,8 @@ def caption_file(picture: Path, extension: str) -> Path:
 def read(picture: Path, extension: str) -> Caption:
     """The caption beside a picture."""
     path = caption_file(picture, extension)
+    if path.is_symlink() and not paths.is_allowed(path):
+        return Caption(None, "", f"{path.name} leads out of the folders that the page may use.")
     try:
         data = path.read_bytes()
         found = read_caption(path)

@@ -19,7 +19,7 @@ from app import datasets
 from app.datasets import Refused, allowed_folder
 from app.paths import is_allowed
 from trainer.data.caption_finder import CAPTION_ENDINGS
-from trainer.data.images import KINDS
+from trainer.data.images import KINDS, is_picture
 from trainer.settings.dataset import read_resolution
 from trainer.workspace import workspace
 
@@ -77,7 +77,9 @@ def create(asked: Asked) -> Response:
 
     def deed() -> dict[str, Any]:
         name, instance, class_ = (str(asked.get(key) or "") for key in ("name", "instance", "class"))
-        made = datasets.create(name, instance, class_, asked.get("repeats", ""), asked.get("reg_repeats"))
+        made = datasets.create(
+            name, instance, class_, asked.get("repeats", ""), asked.get("reg_repeats"), asked.get("named") is True
+        )
         return {
             "path": str(made.path),
             "images": str(made.images),
@@ -187,7 +189,8 @@ def facts(asked: Asked) -> Response:
             resolution = read_resolution(str(asked.get("resolution") or ""))
         except ValueError:
             resolution = USUAL_RESOLUTION
-        chosen = [Path(path) for path in _list(asked, "pictures")[:200] if isinstance(path, str) and is_allowed(path)]
+        named = (Path(path) for path in _list(asked, "pictures")[:200] if isinstance(path, str) and "\0" not in path)
+        chosen = [path for path in named if is_picture(path.name) and is_allowed(path)]
         return {"facts": pictures.facts(chosen, resolution)}
 
     return answered(deed)

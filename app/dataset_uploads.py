@@ -89,8 +89,8 @@ def place(parts: Sequence[str], usual: Path, root: Path) -> Path:
         if named and 1 <= named[0] <= MOST_REPEATS and not name_problem(parts[depth]):
             reg = any(part.lower().startswith(REGULARISATION) for part in parts[:depth])
             reg_home = root / "reg"
-            home = usual.parent if not reg or usual.is_relative_to(reg_home) else reg_home
-            return home / parts[depth]
+            beside = usual.parent if read_name(usual.name) else usual
+            return (reg_home if reg and not usual.is_relative_to(reg_home) else beside) / parts[depth]
     return usual
 
 
@@ -145,6 +145,8 @@ def _keep(file: Path, parts: Sequence[str], usual: Path, root: Path) -> Result:
     name = parts[-1]
     check(file, name)
     folder = place(parts, usual, root)
+    if not read_name(folder.name):
+        raise Refused(f"{name} is in no folder named like 10_cat. Write an Instance prompt, and add it again.")
     folder.mkdir(parents=True, exist_ok=True)
     return Result(name, publish(file, folder / name), "", str(folder))
 

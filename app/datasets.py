@@ -88,30 +88,26 @@ def folder_name(repeats: Any, words: str, label: str = "Repeats", field: str = "
     return f"{number}_{words}"
 
 
-def create(name: str, instance: str, class_: str = "", repeats: Any = 40, reg_repeats: Any = None) -> Made:
+def create(
+    name: str, instance: str, class_: str = "", repeats: Any = 40, reg_repeats: Any = None, named: bool = False
+) -> Made:
     """Make the folders of a data set, or of another concept in one that is there. Raises `Refused`.
 
-    Nothing that is there is touched. A folder for regularisation images is made when `reg_repeats` is given.
+    Nothing that is there is touched. A folder for regularisation images is made when `reg_repeats` is given. Pictures
+    that come in folders `named` like 10_cat need no instance prompt.
     """
     name, instance, class_ = (" ".join(text.split()) for text in (name, instance, class_))
     _accept(name, "Name", "name")
-    _accept(instance, "Instance prompt", "instance")
     if class_ or reg_repeats is not None:
         _accept(class_, "Class prompt", "class")
-    concept = f"{instance} {class_}".strip()
-    inner = folder_name(repeats, concept)
-    _accept(inner, "Instance prompt and Class prompt", "instance")
-    reg = folder_name(reg_repeats, class_, "Repeats of regularisation images", "reg_repeats") if class_ else ""
+    inner = "" if named and not instance else _inner(instance, class_, repeats)
+    wanted = reg_repeats is not None
+    reg = folder_name(reg_repeats, class_, "Repeats of regularisation images", "reg_repeats") if wanted else ""
     path = workspace().datasets / name
-    for part in parts(path) if path.is_dir() else []:
-        if not part.regularisation and part.concept == concept and part.path.name != inner:
-            raise Refused(
-                f"Repeats: {name} has {part.path.name} already, and both folders would be trained. Write "
-                f"{part.repeats} to add to it; its repeats can be changed afterwards.",
-                "repeats",
-            )
+    if inner:
+        _refuse_twice(path, inner)
     images = path / "img" / inner
-    regularisation = path / "reg" / reg if reg and reg_repeats is not None else None
+    regularisation = path / "reg" / reg if reg else None
     try:
         for folder in (images, regularisation, path / "model", path / "log"):
             if folder is not None:
@@ -119,6 +115,25 @@ def create(name: str, instance: str, class_: str = "", repeats: Any = 40, reg_re
     except OSError as error:
         raise Refused(f"{path} cannot be made: {error.strerror or error}.") from error
     return Made(path, images, regularisation)
+
+
+def _inner(instance: str, class_: str, repeats: Any) -> str:
+    _accept(instance, "Instance prompt", "instance")
+    inner = folder_name(repeats, f"{instance} {class_}".strip())
+    _accept(inner, "Instance prompt and Class prompt", "instance")
+    return inner
+
+
+def _refuse_twice(path: Path, inner: str) -> None:
+    """Raise `Refused` when the data set has the same concept with other repeats."""
+    concept = (read_name(inner) or (0, ""))[1]
+    for part in parts(path) if path.is_dir() else []:
+        if not part.regularisation and part.concept == concept and part.path.name != inner:
+            raise Refused(
+                f"Repeats: {path.name} has {part.path.name} already, and both folders would be trained. Write "
+                f"{part.repeats} to add to it; its repeats can be changed afterwards.",
+                "repeats",
+            )
 
 
 def _accept(text: str, label: str, field: str) -> None:

@@ -82,6 +82,13 @@ def test_what_cannot_be_made_is_said_at_its_field_and_leaves_nothing(
     assert not (work / "datasets").exists()
 
 
+def test_folders_that_have_names_need_no_prompt() -> None:
+    made = datasets.create("places", "", named=True, repeats="")
+    assert (made.images.name, made.regularisation) == ("img", None)
+    with pytest.raises(Refused, match="Instance prompt is missing"):
+        datasets.create("places", "")
+
+
 def test_a_second_concept_joins_and_the_same_one_with_other_repeats_is_refused() -> None:
     first = concept()
     picture(first / "a.png")

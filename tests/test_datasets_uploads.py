@@ -135,6 +135,15 @@ def test_folders_named_for_repeats_keep_their_names(made: Made) -> None:
     )
 
 
+def test_without_a_prompt_every_picture_needs_a_named_folder() -> None:
+    places = datasets.create("places", "", named=True)
+    assert take(places, "img/15_exterior/a.png", image())[0].status == "added"
+    assert take(places, "all/reg/1_town/r.png", image())[0].status == "added"
+    loose = take(places, "img/loose.png", image())[0]
+    assert "in no folder named like 10_cat" in loose.text
+    assert files(places) == [os.path.join("img", "15_exterior", "a.png"), os.path.join("reg", "1_town", "r.png")]
+
+
 def test_too_large_is_said_with_the_limit(made: Made, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(uploads.LARGEST, "picture", 10)
     assert "larger than" in take(made, "a.png", image())[0].text

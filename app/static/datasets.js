@@ -108,7 +108,7 @@
     return top;
   }
   function named(name, fills = true) {
-    if (!fills || !name) return;
+    if (!fills || !name || /^(img|images?|train.*)$/i.test(name)) return;
     const found = name.match(NAMED), words = (found ? found[2] : name).trim();
     if (found) input("repeats").value = found[1];
     if (found && !told("instance")) input("instance").value = words;
@@ -122,6 +122,10 @@
     staged[name] = [...staged[name].filter((one) => !paths.has(one.path)), ...files];
     describe();
   }
+
+  /* Whether all that waits comes in folders named like 10_cat, so that no prompt is needed to name one. */
+  const inNamed = (files) => files.every((one) => ending(one) === ".zip" || one.path.split("/").slice(0, -1).some((name) => NAMED.test(name)));
+  const allNamed = () => (staged.images.length > 0 || told("source") !== "") && inNamed(pictures(staged.images));
 
   const ending = (one) => `.${one.path.split(".").pop().toLowerCase()}`;
   const pictures = (files) => files.filter((one) => known.endings.picture.includes(ending(one)));
@@ -137,8 +141,9 @@
       box.replaceChildren(`${text} (${size(files.reduce((sum, one) => sum + one.file.size, 0))}) `, clear);
     }
     rule();
-    const words = [told("instance"), told("class")].filter(Boolean).join(" ");
-    part(".ds-path").textContent = told("name") && words ? `Goes to ${[known.root, told("name"), "img", `${told("repeats")}_${words}`].join("/")}` : "";
+    const words = [told("instance"), told("class")].filter(Boolean).join(" "), where = [known.root, told("name"), "img"].join("/");
+    const kept = new Set(pictures(staged.images).flatMap((one) => one.path.split("/").slice(0, -1).filter((name) => NAMED.test(name)).slice(-1)));
+    part(".ds-path").textContent = !told("name") ? "" : [words ? `Goes to ${where}/${told("repeats")}_${words}.` : "", kept.size ? `${many(kept.size, "folder keeps its name", "folders keep their names")} in ${where}: ${[...kept].slice(0, 8).join(", ")}.` : ""].filter(Boolean).join(" ");
   }
 
   /* Many guides compute the repeats so; what it is worth is said with it. */
@@ -282,7 +287,7 @@
     const status = part(".ds-status"), reg = staged.reg.length || told("reg-source");
     busy(status, async () => {
       status.replaceChildren();
-      const made = await ask("/create", { name: told("name"), instance: told("instance"), class: told("class"), repeats: told("repeats"), reg_repeats: reg ? told("reg-repeats") : null });
+      const made = await ask("/create", { name: told("name"), instance: told("instance"), class: told("class"), repeats: told("repeats"), reg_repeats: reg ? told("reg-repeats") : null, named: allNamed() });
       if (!made.ok) {
         const field = (made.field || "").replace("_", "-");
         if (!field || !complain(field, made.say)) status.replaceChildren(element("p", { className: "loom-problem", textContent: made.say }));
@@ -326,7 +331,7 @@
     if (view === "overview") { remember("loom.datasets.open", null); list(); }
   }
 
-  Object.assign(tab, { ask, many, size, thumb, show, part, home, here, started: () => {
+  Object.assign(tab, { ask, inNamed, many, size, thumb, show, part, home, here, started: () => {
     const last = recall("loom.datasets.open");
     last ? tab.open(last, () => show("overview")) : show("overview");
     if (last) list();

@@ -3,7 +3,7 @@
 (() => {
   const { element, remember, recall } = loom, tab = loom.datasets;
   const { ask, many, thumb, part, show, home } = tab;
-  const PAGE = 24, CHUNK = 12, PAUSE = 1500, TAGS = 300;
+  const PAGE = 24, CHUNK = 24, PAUSE = 1500, TAGS = 300;
   const SHOW = { all: "All", bare: "Without caption", wrong: "With problems", same: "Duplicates" };
   let set = null, page = 0, chosenTag = "", folder = -1, gone = [], looking = 0;
   const facts = new Map(), twins = new Map(), drafts = new Map(), undo = [];
@@ -43,7 +43,7 @@
 
   /* Files dropped on the pictures go to the folder that is shown, if it is clear which. */
   tab.receive = async (files) => {
-    const learned = set.folders.filter((one) => !one.regularisation), target = set.folders[folder] || (learned.length === 1 ? learned[0] : null);
+    const learned = set.folders.filter((one) => !one.regularisation), target = set.folders[folder] || (learned.length === 1 || tab.inNamed(files) ? learned[0] : null);
     if (!set.own) return loom.say("Files can be added to data sets of the workspace only. Create one, and drop them there.", "bad");
     if (!target) return loom.say("Choose one of the folders first: it says where they go.", "bad");
     await tab.send(files, target.path, part(".ds-copied"));
@@ -161,6 +161,7 @@
     image.onerror = () => { enlarge.classList.add("is-broken"); enlarge.title = `${one.name} cannot be shown`; };
     const area = element("textarea", { rows: 3, value: one.draft ?? one.caption ?? "", placeholder: placeholder(one), spellcheck: true });
     area.setAttribute("aria-label", `Caption of ${one.name}`);
+    area.onfocus = () => { one.visit = {}; };
     area.oninput = () => typed(one, node, area);
     area.onchange = () => autosave() && save(one);
     const away = element("button", { type: "button", className: "ds-remove", textContent: "×", title: `Remove ${one.name} from the data set` });
@@ -217,7 +218,7 @@
     heading();
   }
   document.addEventListener("loom-open", (event) => {
-    if (event.target.id === "panel-datasets" && set && home.dataset.view === "gallery") inspect([]);
+    if (event.target.id === "panel-datasets" && set && home.dataset.view === "gallery") again();  // a captioner may have been at work
   });
 
   /* Captions: saved on leaving the field, or a moment after the last letter. */
@@ -255,7 +256,7 @@
     one.conflict = null;
     Object.assign(one, { caption: answer.caption, version: answer.version, note: "" });
     if (one.draft === text) forget(one);
-    if (!one.undoing && (before ?? "") !== (answer.caption ?? "")) remembered(`the caption of ${one.name}`, () => rewrite(one.path, before ?? ""));
+    if (!one.undoing && (before ?? "") !== (answer.caption ?? "")) remembered(`the caption of ${one.name}`, () => rewrite(one.path, before ?? ""), one.visit);
     say(one, "saved");
     if (one.node) { told(one); one.node.querySelector("textarea").placeholder = placeholder(one); }
     heading();
@@ -308,8 +309,8 @@
 
   /* Undo: what was saved, removed and renamed, last first. In a field Ctrl+Z is the field's own. */
 
-  function remembered(words, back) {
-    undo.push({ words, back });
+  function remembered(words, back, visit = null) {
+    if (!visit || undo.at(-1)?.visit !== visit) undo.push({ words, back, visit });  // one visit of a field is one step
     undoable();
   }
   function undoable() {
@@ -399,9 +400,11 @@
     const now = tags(one.draft ?? one.caption), area = one.node.querySelector("textarea");
     const next = (now.includes(tag) ? now.filter((other) => other !== tag) : [...now, tag]).join(", ");
     const focused = document.activeElement;
+    clearTimeout(one.timer);
     area.focus({ preventScroll: true });
     area.select();
     if (!document.execCommand(next ? "insertText" : "delete", false, next)) area.value = next;  // so that Ctrl+Z in the field knows it
+    one.visit = {};
     focused?.focus?.({ preventScroll: true });
     typed(one, one.node, area);
     if (autosave()) save(one);
