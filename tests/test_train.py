@@ -367,6 +367,37 @@ def test_samples_leave_no_trace(make: Make, tmp_path: Path) -> None:
     assert_equal(tensors(tmp_path / "out" / "small.safetensors"), tensors(tmp_path / "out" / "looked.safetensors"))
 
 
+def test_files_and_samples_of_a_schedule_free_optimizer_are_the_average(make: Make, tmp_path: Path) -> None:
+    """x = (y - (1 - β) z) / β is used, y is trained (Defazio et al. 2024, section 4.1); a state holds y and z."""
+    s = make(max_train_steps=4, optimizer="AdamWScheduleFree", learning_rate=0.05, text_encoder_lr=0, save_state=True,
+             sample_prompts="a cat --w 64 --h 64 --s 2", sample_every_n_steps=4)  # fmt: skip
+    found = trainings.run(s, tmp_path / "run")
+    file, state = tmp_path / "out" / "small.safetensors", tmp_path / "out" / "small-state"
+    x, y = (
+        sum(
+            weight.double().sum()
+            for name, weight in tensors(path).items()
+            if "lora_unet" in name and "alpha" not in name
+        )
+        for path in (file, state / "model.safetensors")
+    )
+    kept = torch.load(state / "optimizer.bin", weights_only=True)["optimizer"]["state"]
+    z = sum(one["z"].double().sum() for one in kept.values())
+    assert abs(x - y) > 1e-2
+    assert x.item() == pytest.approx(((y - 0.1 * z) / 0.9).item(), abs=1e-4)
+
+    s = make(max_train_steps=1, network_weights=str(file), output_name="other", text_encoder_lr=0, sample_at_first=True,
+             sample_prompts=s.sample_prompts)  # fmt: skip
+    of_file = trainings.run(s, tmp_path / "other")
+    from PIL import Image
+
+    last, first = (
+        Image.open(tmp_path / folder / event.path).tobytes()
+        for folder, events_ in (("run", found), ("other", of_file)) for event in events_ if isinstance(event, Sample)
+    )  # fmt: skip
+    assert last == first, "what is drawn is what is saved"
+
+
 def test_the_first_sample_is_the_base_models(make: Make, tmp_path: Path) -> None:
     """And later ones change as it learns; the same prompt keeps its noise."""
     s = make(max_train_steps=6, learning_rate=1e-2, sample_prompts="a cat --w 64 --h 64 --s 3", sample_every_n_steps=6,

@@ -16,7 +16,7 @@ from PIL import Image
 from tests.data.made import noise, tiny_vae, write
 from tests.photos import make_photo_dataset
 from trainer.data import loader
-from trainer.data.buckets import place
+from trainer.data.buckets import place, told_sizes
 from trainer.data.dataset import scan, verify
 from trainer.data.latents import Wish, pixels_of
 from trainer.data.loader import Batch, Batches
@@ -241,6 +241,22 @@ def test_one_picture_and_a_large_batch(report: Reporter, tmp_path: Path) -> None
     with batches(report, settings(tmp_path / "img", train_batch_size=64)) as source:
         assert source.per_epoch == 1
         assert [batch.size for number in (1, 2) for batch in source.epoch(number)] == [1, 1]
+
+
+def test_what_sdxl_is_told_is_turned_with_the_picture(report: Reporter, tmp_path: Path) -> None:
+    """Each batch's sizes are those of the picture as it is shown, mirrored or not."""
+    write(tmp_path / "img" / "8_x", a=(40, 63))  # taller than its bucket: the margins left and right differ
+    s = settings(tmp_path / "img", flip_aug=True, enable_bucket=False)
+    with batches(report, s) as source, batches(report, s.changed(flip_aug=False)) as plain:
+        upright = next(plain.epoch(1)).latents
+        shown = {
+            (torch.equal(batch.latents, upright), tuple(batch.sizes[0].tolist()))
+            for number in (1, 2)
+            for batch in source.epoch(number)
+        }
+    told = {mirrored: torch.tensor(told_sizes((40, 63), (64, 64), mirrored)) for mirrored in (False, True)}
+    assert not torch.equal(*told.values())
+    assert shown == {(not mirrored, tuple(sizes.tolist())) for mirrored, sizes in told.items()}
 
 
 # Random crop.
