@@ -155,21 +155,19 @@ def _fetch(name: str, wanted: Wanted, report: "Reporter", anew: bool) -> Path:
         folder = path.parents[file.count("/")]
         if wanted.enough(file, folder):
             break
-    _remember(name, info.sha)
+    _remember(folder)
     return folder
 
 
-def _remember(name: str, revision: str | None) -> None:
-    """Note in the cache that this revision is the newest known, by which it is found without asking the hub."""
-    from huggingface_hub import constants
-    from huggingface_hub.file_download import repo_folder_name
-
-    if revision:
-        reference = Path(constants.HF_HUB_CACHE) / repo_folder_name(repo_id=name, repo_type="model") / "refs" / "main"
-        reference.parent.mkdir(parents=True, exist_ok=True)
-        temporary = reference.with_name(f"main.{os.getpid()}.part")
-        temporary.write_text(revision, encoding="utf-8")
-        temporary.replace(reference)
+def _remember(folder: Path) -> None:
+    """Note in the cache that this revision (`snapshots/<revision>`) is the newest, so it is found without the hub."""
+    if folder.parent.name != "snapshots":
+        return
+    reference = folder.parents[1] / "refs" / "main"
+    reference.parent.mkdir(exist_ok=True)
+    temporary = reference.with_name(f"main.{os.getpid()}.part")
+    temporary.write_text(folder.name, encoding="utf-8")
+    temporary.replace(reference)
 
 
 def _size(count: int) -> str:
