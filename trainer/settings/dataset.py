@@ -67,11 +67,11 @@ class Images(Section):
         True, "Enable buckets", "Keep each picture's shape by grouping similar shapes. Off: everything is cropped to Max resolution."
     )
     min_bucket_reso: int = setting(
-        256, "Minimum bucket resolution", "The shortest side a bucket may have.", ge=64, soft_max=4096, step=64,
+        256, "Minimum bucket resolution", "The shortest side a bucket may have, in pixels: 256 is usual for 512, 512 for 1024.", ge=64, soft_max=4096, step=64,
         when={"enable_bucket": True}, advanced=True,
     )  # fmt: skip
     max_bucket_reso: int = setting(
-        2048, "Maximum bucket resolution", "The longest side a bucket may have.", ge=64, soft_max=4096, step=64,
+        2048, "Maximum bucket resolution", "The longest side a bucket may have, in pixels; 2048 is enough for nearly all pictures.", ge=64, soft_max=4096, step=64,
         when={"enable_bucket": True}, advanced=True,
     )  # fmt: skip
     cache_latents: bool = setting(
@@ -118,7 +118,7 @@ class Augmentation(Section):
     title: ClassVar[str] = "Images"
 
     color_aug: bool = setting(
-        False, "Color augmentation", "Vary hue and brightness a little each time. Needs Cache latents switched off."
+        False, "Color augmentation", "Vary hue and brightness a little each time; not where colours matter. Needs Cache latents switched off."
     )
     random_crop: bool = setting(
         False, "Random crop instead of center crop", "Where a picture stands over its bucket, another part of it is shown each time. "
@@ -132,7 +132,7 @@ class Augmentation(Section):
         when={"enable_bucket": True},
     )  # fmt: skip
     bucket_reso_steps: int = setting(
-        64, "Bucket resolution steps", "Bucket sides are multiples of this. Smaller crops less but makes more, emptier buckets.",
+        64, "Bucket resolution steps", "Bucket sides are multiples of this; 64 is usual, SDXL needs multiples of 32. Smaller crops less but makes more, emptier buckets.",
         ge=8, soft_max=128, step=8, when={"enable_bucket": True},
     )  # fmt: skip
 

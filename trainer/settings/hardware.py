@@ -18,7 +18,7 @@ class Precision(Section):
         choices=("no", "fp16", "bf16", "fp8"),
     )  # fmt: skip
     num_cpu_threads_per_process: int = setting(
-        2, "Number of CPU threads per core", "Processor threads the training may use; more than the machine has cores slows it down.",
+        2, "Number of CPU threads per core", "Processor threads the training may use: 2 is enough beside a graphics card, as many as there are cores without one.",
         ge=1, soft_max=64, advanced=True,
     )  # fmt: skip
 
@@ -30,7 +30,7 @@ class Memory(Section):
     title: ClassVar[str] = "Memory"
 
     gradient_accumulation_steps: int = setting(
-        1, "Gradient accumulate steps", "Collect this many batches before each learning step: like a larger batch, without its memory.",
+        1, "Gradient accumulate steps", "Collect this many batches before each learning step: 4 with a batch of 1 learns as from 4, in the memory of 1.",
         ge=1, soft_max=120,
     )  # fmt: skip
     gradient_checkpointing: bool = setting(

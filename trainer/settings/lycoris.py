@@ -26,7 +26,7 @@ class Lycoris(Section):
         advanced=True, when={"LoRA_type": types_with("decompose_both")},
     )  # fmt: skip
     use_cp: bool = setting(
-        False, "Use CP decomposition", "Another word of LoKr for Use Tucker decomposition.",
+        False, "Use CP decomposition", "Another word of LoKr for Use Tucker decomposition; one of them is enough.",
         advanced=True, when={"LoRA_type": types_with("use_cp")},
     )  # fmt: skip
     use_tucker: bool = setting(
@@ -38,7 +38,7 @@ class Lycoris(Section):
         when={"LoRA_type": types_with("dora_wd")},
     )  # fmt: skip
     use_scalar: bool = setting(
-        False, "Use Scalar", "Start from random factors times a learned number that is 0 at first, instead of from one factor of zeros.",
+        False, "Use Scalar", "Start from random factors times a learned number that is 0 at first, instead of from one factor of zeros. Usually off.",
         advanced=True, when={"LoRA_type": types_with("use_scalar")},
     )  # fmt: skip
     bypass_mode: bool = setting(
@@ -46,7 +46,7 @@ class Lycoris(Section):
         advanced=True, when={"LoRA_type": types_with("bypass_mode")},
     )  # fmt: skip
     train_norm: bool = setting(
-        False, "Train Norm", "Train the normalisation layers in the chosen blocks too.",
+        False, "Train Norm", "Train the normalisation layers in the chosen blocks too. Usually off.",
         advanced=True, when={"LoRA_type": types_with("train_norm")},
     )  # fmt: skip
     rank_dropout_scale: bool = setting(
@@ -62,10 +62,10 @@ class Lycoris(Section):
         advanced=True, when={"LoRA_type": types_with("rescaled")},
     )  # fmt: skip
     train_on_input: bool = setting(
-        True, "iA3 train on input", "One factor for each input of a layer instead of each output.",
+        True, "iA3 train on input", "One factor for each input of a layer instead of each output. Usually on.",
         when={"LoRA_type": types_with("train_on_input")},
     )  # fmt: skip
     unit: int = setting(
-        1, "DyLoRA Unit / Block size", "How many ranks are learned together; it must divide the rank.",
+        1, "DyLoRA Unit / Block size", "How many ranks are learned together: 4 is usual, more leaves fewer sizes to choose from later. It must divide the rank.",
         ge=1, soft_max=64, when={"LoRA_type": types_with("unit")},
     )  # fmt: skip

@@ -68,7 +68,7 @@ class OwnVae(Section):
     vae: str = setting(
         "",
         "VAE",
-        "A VAE to train with instead of the model's own: a .safetensors or .ckpt file or a diffusers folder.",
+        "A VAE to train with instead of the model's own, usually empty: a .safetensors or .ckpt file or a diffusers folder.",
         kind="file",
         aside="(Optional: Path to checkpoint of vae for training)",
     )

@@ -33,7 +33,7 @@ class Network(Section):
     title: ClassVar[str] = "Network"
 
     network_dim: int = setting(
-        8, "Network Rank (Dimension)", "Size of the update. More can hold more detail, makes a larger file, and overfits sooner.",
+        8, "Network Rank (Dimension)", "Size of the update: 8 to 32 is usual. More can hold more detail, makes a larger file, and overfits sooner.",
         ge=1, soft_max=512, when={"LoRA_type": types_with("network_dim"), "dim_from_weights": False},
     )  # fmt: skip
     network_alpha: float = setting(
@@ -41,11 +41,11 @@ class Network(Section):
         gt=0, soft_max=1024, when={"LoRA_type": types_with("network_alpha"), "dim_from_weights": False},
     )  # fmt: skip
     conv_dim: int = setting(
-        1, "Convolution Rank (Dimension)", "Size of the update of 3x3 convolutions. 0 leaves them alone.",
+        1, "Convolution Rank (Dimension)", "Size of the update of 3x3 convolutions; half of Network Rank is usual. 0 leaves them alone.",
         ge=0, soft_max=512, when={"LoRA_type": types_with("conv_dim"), "dim_from_weights": False},
     )  # fmt: skip
     conv_alpha: float = setting(
-        1.0, "Convolution Alpha", "Strength of the convolutions' update, as Network Alpha is for the others.",
+        1.0, "Convolution Alpha", "Strength of the convolutions' update, as Network Alpha is for the others; half of their rank is usual.",
         gt=0, soft_max=512, when={"LoRA_type": types_with("conv_alpha"), "dim_from_weights": False},
     )  # fmt: skip
     scale_weight_norms: float = setting(

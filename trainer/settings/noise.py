@@ -102,5 +102,5 @@ class Loss(Section):
         gt=0, soft_max=10, step=0.01, when={"loss_type": ROUNDED, "huber_schedule": ("constant", "exponential")}, advanced=True,
     )
     prior_loss_weight: float = setting(
-        1.0, "Prior loss weight", "How much regularisation pictures count beside yours.", ge=0, soft_max=1, step=0.01
+        1.0, "Prior loss weight", "How much regularisation pictures count beside yours: 1 as much, 0.5 half as much, which lets your subject through more.", ge=0, soft_max=1, step=0.01
     )

@@ -20,7 +20,7 @@ class Duration(Section):
     train_batch_size: int = setting(
         1, "Train batch size", "Pictures per step. More is smoother and needs more memory: 1 for 8 GB, 2 for 12 GB.", ge=1, soft_max=64
     )
-    epoch: int = setting(1, "Epoch", "How often all pictures (times their repeats) are gone through.", ge=1, soft_max=100)
+    epoch: int = setting(1, "Epoch", "How often all pictures (times their repeats) are gone through: 10 is a start. More learns more, and by heart sooner.", ge=1, soft_max=100)
     max_train_epochs: int = setting(
         0, "Max train epoch", "Wins over Epoch and Max train steps when it is set. 0 = not set.", ge=0, soft_max=100, advanced=True
     )
@@ -63,7 +63,7 @@ class Rates(Section):
         ge=0, soft_max=128, step=1, advanced=True, when={"LoRA_type": types_with("loraplus_text_encoder_lr_ratio")},
     )  # fmt: skip
     lr_scheduler: str = setting(
-        "cosine", "LR Scheduler", "How the rate changes over the run; the plot shows it.", choices=SCHEDULES
+        "cosine", "LR Scheduler", "How the rate changes over the run; the plot shows it. cosine is usual, constant goes with optimizers that find the rate.", choices=SCHEDULES
     )
     lr_scheduler_type: str = setting(
         "", "LR Scheduler type", "A scheduler class of PyTorch by its name, or of any package by its dotted path; it wins over LR Scheduler. Usually empty.",
@@ -74,13 +74,13 @@ class Rates(Section):
         kind="lines", advanced=True,
     )  # fmt: skip
     lr_warmup: float = setting(
-        10.0, "LR warmup (% of total steps)", "The rate rises from zero over this share of the run.", ge=0, le=100, step=1
+        10.0, "LR warmup (% of total steps)", "The rate rises from zero over this share of the run; 5 to 10 keeps the first steps from breaking things.", ge=0, le=100, step=1
     )
     lr_warmup_steps: int = setting(
         0, "LR warmup steps (override)", "Warm-up in steps instead of a share of the run. 0 = the percentage counts.", ge=0, soft_max=1000, advanced=True
     )
     lr_scheduler_num_cycles: float = setting(
-        1.0, "LR # cycles", "LR number of cycles: how many waves the cosine schedules make.", gt=0, soft_max=20,
+        1.0, "LR # cycles", "LR number of cycles: how many waves the cosine schedules make; 1 is usual, 3 with cosine_with_restarts.", gt=0, soft_max=20,
         when={"lr_scheduler": CYCLIC}, kohya=("lr_num_cycles",),
     )  # fmt: skip
     lr_scheduler_power: float = setting(

@@ -39,7 +39,7 @@ class HuggingFace(Section):
         secret=True,
     )
     huggingface_repo_type: str = setting(
-        "", "Huggingface repo type", "Empty: model.", choices=("", "model", "dataset", "space")
+        "", "Huggingface repo type", "What kind of repository it is. Empty: model, which is right for LoRAs.", choices=("", "model", "dataset", "space")
     )
     huggingface_repo_visibility: str = setting(
         "",

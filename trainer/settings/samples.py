@@ -12,10 +12,10 @@ class Samples(Section):
     tab: ClassVar[str] = "Parameters > Samples"
     title: ClassVar[str] = "Samples"
 
-    sample_every_n_steps: int = setting(0, "Sample every n steps", "0 = not by steps.", ge=0, soft_max=1000)
-    sample_every_n_epochs: int = setting(0, "Sample every n epochs", "Wins over Sample every n steps. 0 = not by epochs.", ge=0, soft_max=100)
+    sample_every_n_steps: int = setting(0, "Sample every n steps", "Draw the sample prompts after every so many steps, such as 200. 0 = not by steps.", ge=0, soft_max=1000)
+    sample_every_n_epochs: int = setting(0, "Sample every n epochs", "Draw the sample prompts after every so many epochs, 1 for each; wins over Sample every n steps. 0 = not by epochs.", ge=0, soft_max=100)
     sample_at_first: bool = setting(False, "Sample at first", "Also before the first step, to compare with.")
-    sample_sampler: str = setting("euler_a", "Sample sampler", "How sample pictures are drawn.", choices=NAMES)
+    sample_sampler: str = setting("euler_a", "Sample sampler", "The method that draws the sample pictures: euler_a is usual, ddim and euler change less from step to step. The training is the same with any.", choices=NAMES)
     sample_prompts: str = setting(
         "",
         "Sample prompts",

@@ -12,7 +12,7 @@ class Saving(Section):
     title: ClassVar[str] = "Saving"
 
     save_every_n_epochs: int = setting(
-        1, "Save every N epochs", "So that you can choose the best one afterwards. 0 = only the last.", ge=0, soft_max=100
+        1, "Save every N epochs", "So that you can choose the best one afterwards; 1 keeps each epoch. 0 = only the last.", ge=0, soft_max=100
     )
     save_precision: str = setting(
         "fp16", "Save precision", "fp16 is small and good enough; float keeps every bit, at twice the size.",
@@ -26,7 +26,7 @@ class States(Section):
     tab: ClassVar[str] = "Parameters > Advanced"
     title: ClassVar[str] = "Saving and resuming"
 
-    save_every_n_steps: int = setting(0, "Save every N steps", "0 = not by steps.", ge=0, soft_max=5000)
+    save_every_n_steps: int = setting(0, "Save every N steps", "Also save after every so many steps, such as 500, where epochs are long. 0 = not by steps.", ge=0, soft_max=5000)
     save_last_n_steps: int = setting(
         0,
         "Save last N steps",
