@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 import pytest
 from PIL import Image
 
-from trainer.declare import settings_of
+from trainer.declare import Setting, settings_of
 from trainer.settings import Settings
 
 if TYPE_CHECKING:
@@ -285,6 +285,55 @@ def test_a_kohya_file_is_reported_key_by_key_and_a_broken_one_changes_nothing(pa
     page.locator(".loom-report.bad").wait_for()
     assert "line 1" in page.locator(".loom-report.bad").inner_text()
     assert value(page, "epoch") == "7"
+
+
+def another(item: Setting) -> object:
+    """A value that a file may hold and that is not the default."""
+    if item.name in ("max_resolution", "additional_parameters", "bucket_reso_steps"):
+        return {"max_resolution": "640,704", "additional_parameters": "", "bucket_reso_steps": 32}[item.name]
+    if item.choices:
+        return next(choice for choice in item.choices if choice not in (item.default, str(item.default), ""))
+    if item.type is str:
+        return "something else"
+    if item.type is bool:
+        return not item.default
+    top = item.le if item.le is not None else item.lt
+    return item.type(64 if top is None or top > 64 else top / 2)
+
+
+def test_loading_leaves_nothing_of_the_file_before(page: Page, tmp_path: Path) -> None:
+    """A file that changes every setting, then one that names two: on the page, and after a reload."""
+    differing = "loom.forms.train.names.filter((key) => loom.differs(loom.forms.train, key))"
+    kept = [item for item in settings_of(Settings) if not item.about.secret]
+    most = {item.name for item in kept} - {"additional_parameters"}  # its flags move to fields
+    everything, little = tmp_path / "everything.json", tmp_path / "little.json"
+    everything.write_text(json.dumps({item.name: another(item) for item in kept}), encoding="utf-8")
+    little.write_text(json.dumps({"LoRA_type": "Standard", "epoch": 3}), encoding="utf-8")
+    choice = page.locator("#loom-preset input")
+    for file, changed in ((everything, most), (little, {"epoch"})):
+        choice.fill(str(file))
+        choice.press("Enter")
+        press(page, "Load")
+        page.wait_for_function(f"{differing}.length === {len(changed)}")
+        assert set(page.evaluate(differing)) == changed
+    settled(page)
+    page.reload()
+    page.wait_for_selector(".loom-fine, .loom-problems", state="attached", timeout=PATIENCE)
+    assert page.evaluate(differing) == ["epoch"]
+
+
+def test_a_file_for_something_else_is_told_what_it_is(page: Page, tmp_path: Path) -> None:
+    choice, report = page.locator("#loom-preset input"), page.locator(".loom-report")
+    flux, model = tmp_path / "flux.json", tmp_path / "cat.safetensors"
+    flux.write_text(json.dumps({"LoRA_type": "Flux1", "flux1_checkbox": True, "epoch": 2}), encoding="utf-8")
+    model.write_bytes(b"\0" * 64)
+    for file, words in ((flux, "this file is for Flux.1"), (model, "is a model, not settings")):
+        choice.fill(str(file))
+        choice.press("Enter")
+        press(page, "Load")
+        report.get_by_text(words).first.wait_for(state="attached")
+    assert value(page, "LoRA_type") == "Standard"
+    assert value(page, "epoch") == "2", "the second file changed nothing"
 
 
 # Search, conditions, changed fields.
