@@ -92,6 +92,20 @@ def test_the_parent_folder_works_too(tmp_path: Path) -> None:
     assert [path.name for path in picture_files(tmp_path / "img")] == ["a.png", "b.png"]
 
 
+def test_all_folders_below_and_no_link_that_leads_back(tmp_path: Path) -> None:
+    folder_with(tmp_path / "img", {"a": None})
+    folder_with(tmp_path / "img" / "deep" / "deeper", {"b": None})
+    folder_with(tmp_path / "img" / ".hidden", {"c": None})
+    folder_with(tmp_path / "elsewhere", {"d": None})
+    for name, target in (("back", tmp_path / "img"), ("linked", tmp_path / "elsewhere")):
+        try:
+            (tmp_path / "img" / name).symlink_to(target, target_is_directory=True)
+        except OSError:  # Windows may not let one
+            pytest.skip("no links here")
+    assert [path.name for path in picture_files(tmp_path / "img", recursive=True)] == ["a.png", "b.png", "d.png"]
+    assert [path.name for path in picture_files(tmp_path / "img")] == ["a.png"]
+
+
 def test_a_stop_is_obeyed_between_pictures(tmp_path: Path) -> None:
     folder = folder_with(tmp_path / "10_cat", {"a": None, "b": None})
     with Reporter(tmp_path / "run") as report:

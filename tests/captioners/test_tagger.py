@@ -157,6 +157,14 @@ def zeros(*shape: int) -> Weights:
     return np.zeros(shape)
 
 
+@pytest.mark.parametrize(("bias", "said"), [(3.0, "gives 3 to 3"), (np.nan, "gives nan to nan")], ids=["logits", "nan"])
+def test_what_is_no_probability_is_said(tmp_path: Path, bias: float, said: str) -> None:
+    folder = tagger(tmp_path)
+    (folder / "model.onnx").write_bytes(onnx(zeros(8, 8, 3, 14), np.full(14, bias), last="Identity"))
+    with pytest.raises(Failure, match=f"{said}, which are no probabilities"):
+        load(folder).probabilities([np.zeros((8, 8, 3), np.float32)])
+
+
 @pytest.mark.parametrize(
     ("model", "sentence"),
     [

@@ -70,14 +70,14 @@ def tagger(folder: Path, tags: Mapping[str, tuple[str, Weights, float]] = TAGS, 
     return folder
 
 
-def onnx(weights: Weights, bias: Weights, batch: int | None = None) -> bytes:
-    """The model sigmoid(flatten(input) W + b), W [height, width, channels, tags], as an ONNX file (onnx.proto, IR 8)."""
+def onnx(weights: Weights, bias: Weights, batch: int | None = None, last: str = "Sigmoid") -> bytes:
+    """The model last(flatten(input) W + b), W [height, width, channels, tags], as an ONNX file (onnx.proto, IR 8)."""
     *size, count = weights.shape
     nodes = [
         _node("Flatten", ["input"], "flat", _bytes(5, _bytes(1, b"axis") + _number(3, 1) + _number(20, 2))),
         _node("MatMul", ["flat", "W"], "scores"),
         _node("Add", ["scores", "b"], "logits"),
-        _node("Sigmoid", ["logits"], "likely"),
+        _node(last, ["logits"], "likely"),
     ]
     tensors = [_tensor("W", weights.reshape(-1, count)), _tensor("b", bias)]
     graph = b"".join(

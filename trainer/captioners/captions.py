@@ -3,6 +3,7 @@
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -35,6 +36,9 @@ class Pictures(Section):
 
 KNOWN = by_name(Pictures)
 
+MANY = 20_000
+"""So many pictures are counted while somebody types; a whole disk would take minutes."""
+
 
 def picture_problems(s: Pictures, recursive: bool = False) -> Iterator[Problem]:
     """Why these pictures cannot be captioned, or not with files of this ending."""
@@ -43,10 +47,13 @@ def picture_problems(s: Pictures, recursive: bool = False) -> Iterator[Problem]:
 
 
 def picture_plan(s: Pictures, recursive: bool = False) -> dict[str, Any]:
-    """How many pictures there are to go through."""
+    """How many pictures there are to go through; in sub-folders not more than `MANY` are counted."""
     path = Path(s.image_folder).expanduser()
-    images = len(picture_files(path, recursive)) if s.image_folder.strip() and path.is_dir() else 0
-    return {"images": images, "sentence": f"{images} picture{'s' if images != 1 else ''} to caption"}
+    images = 0
+    if s.image_folder.strip() and path.is_dir():
+        images = sum(1 for _ in islice(_below(path), MANY)) if recursive else len(picture_files(path))
+    at_least = "at least " if recursive and images == MANY else ""
+    return {"images": images, "sentence": f"{at_least}{images} picture{'s' if images != 1 else ''} to caption"}
 
 
 def picture_files(folder: Path, recursive: bool = False) -> list[Path]:
@@ -54,17 +61,26 @@ def picture_files(folder: Path, recursive: bool = False) -> list[Path]:
 
     `recursive`: all pictures in it and below. Hidden folders are passed over.
     """
-    inside = _sorted(path for path in folder.iterdir() if path.is_file() and is_picture(path.name))
-    if inside and not recursive:
-        return inside
-    subfolders = _sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
     if recursive:
-        return inside + [path for sub in subfolders if not sub.is_symlink() for path in picture_files(sub, True)]
-    return [
-        path
-        for sub in subfolders
-        for path in _sorted(path for path in sub.iterdir() if path.is_file() and is_picture(path.name))
-    ]
+        return list(_below(folder))
+    return _inside(folder) or [path for sub in _subfolders(folder) for path in _inside(sub)]
+
+
+def _below(folder: Path, above: frozenset[Path] = frozenset()) -> Iterator[Path]:
+    real = folder.resolve()
+    if real in above:  # a link that leads back
+        return
+    yield from _inside(folder)
+    for sub in _subfolders(folder):
+        yield from _below(sub, above | {real})
+
+
+def _inside(folder: Path) -> list[Path]:
+    return _sorted(path for path in folder.iterdir() if path.is_file() and is_picture(path.name))
+
+
+def _subfolders(folder: Path) -> list[Path]:
+    return _sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
 
 
 def _sorted(paths: Iterator[Path]) -> list[Path]:
@@ -85,7 +101,7 @@ def folder_problem(folder: str, key: str, label: str, recursive: bool = False) -
             yield Problem(
                 key, label, f"{folder} is a file; choose the folder it is in.", fix, f"Use {path.parent.name}"
             )
-        elif not picture_files(path, recursive):
+        elif not (next(_below(path), None) if recursive else picture_files(path)):
             yield Problem(key, label, f"no pictures in {folder}; expected .png, .jpg, .webp, .bmp or .avif.")
         elif not os.access(path, os.W_OK):
             yield Problem(key, label, f"{folder} cannot be written to, so captions cannot be put beside the pictures.")

@@ -123,6 +123,12 @@ class Tagger:
             rows.append(self._run(batch)[: len(some)])
         found = np.concatenate(rows).astype(np.float32)
         self._compare(found.shape[-1])
+        if not ((found >= 0) & (found <= 1)).all():
+            raise Failure(
+                f"{self.folder / MODEL} gives {found.min():g} to {found.max():g}, which are no probabilities.",
+                "Choose one of the list, or another tagger of the same kind.",
+                self.key,
+            )
         return found
 
     def _run(self, batch: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
