@@ -20,7 +20,8 @@ def said(values: dict[str, Any], finders: Any) -> list[str]:
     [
         ({"optimizer": "Adamm"}, "Optimizer: there is no optimizer Adamm; did you mean Adam?"),
         ({"optimizer": "torch.optim.LBFGS"}, "Optimizer: torch.optim.LBFGS needs the loss several times"),
-        ({"optimizer_args": "betas=0.9,"}, ""),
+        ({"optimizer_args": "betas=0.9,0.99,"}, ""),
+        ({"optimizer_args": "betas=0.9,"}, "Optimizer extra arguments: betas takes 2 numbers"),
         ({"optimizer_args": "betas="}, "Optimizer extra arguments: at character 7: the value is missing for betas"),
         ({"optimizer_args": "beta=1"}, "Optimizer extra arguments: AdamW has no argument 'beta'"),
         (

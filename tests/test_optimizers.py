@@ -327,7 +327,37 @@ def test_unknown_and_refused_arguments_are_sentences() -> None:
     with pytest.raises(ValueError, match="no argument 'frobnicate'"):
         Problem(settings("AdamW", optimizer_args="frobnicate=1"))
     with pytest.raises(ValueError, match="does not accept"):
-        Problem(settings("AdamW", optimizer_args="betas=7,8"))
+        Problem(settings("AdamW", optimizer_args="foreach=True fused=True"))
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "said"),
+    [
+        ("AdamW", "betas=0.9", "betas takes 2 numbers from 0 to below 1, such as betas=0.9,0.999; 0.9 is not."),
+        ("AdamW", "betas=0.9,1.5", "betas takes 2 numbers from 0 to below 1"),
+        ("pytorch_optimizer.CAME", "betas=0.9,0.99", "betas takes 3 numbers"),
+        ("Adafactor", "eps=1e-30", "eps takes 2 numbers, such as eps=1e-30,0.001; 1e-30 is not."),
+        ("AdamW", "weight_decay=abc", "weight_decay is a number, such as weight_decay=0.01; abc is not."),
+        ("Prodigy", "weight_decay=abc", "weight_decay is a number, such as weight_decay=0; abc is not."),
+        ("AdamW8bit", "weight_decay=-1", "weight_decay is at least 0; -1 is not."),
+        ("DAdaptAdam", "decouple=yes", "decouple is True or False; yes is neither."),
+    ],
+)
+def test_a_value_of_another_kind_is_said_before_the_start(name: str, text: str, said: str) -> None:
+    assert optimizers.wrong_arguments(name, parse_arguments(text)).startswith(said)
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("AdamW", "eps=1e-8 amsgrad=True foreach=False betas=0,0"),
+        ("Prodigy", "decouple=1 weight_decay=0.01 d_coef=2 beta3=None betas=0.9,0.99"),
+        ("Adafactor", "scale_parameter=False relative_step=False warmup_init=False eps=1e-30,1e-3 decay_rate=-0.8"),
+        ("prodigyplus.ProdigyPlusScheduleFree", "eps=None"),
+    ],
+)
+def test_values_that_optimizers_take_are_not_spoken_of(name: str, text: str) -> None:
+    assert optimizers.wrong_arguments(name, parse_arguments(text)) == ""
 
 
 def test_names_in_any_case_and_old_names() -> None:

@@ -263,7 +263,40 @@ def wrong_arguments(name: str, arguments: Mapping[str, Any]) -> str:
         return f"{name} has no argument {wrong[0]!r}; it takes {', '.join(known or ())}."
     takes = _takes(optimizer_type(name).path)
     needed = [word for word in takes.required[1:] if word not in ("lr", *arguments)] if takes else []
-    return f"{name} needs {' and '.join(needed)}; write {needed[0]}=… here." if needed else ""
+    if needed:
+        return f"{name} needs {' and '.join(needed)}; write {needed[0]}=… here."
+    usual = takes.defaults if takes else {}
+    return next(filter(None, (_wrong_value(key, value, usual.get(key)) for key, value in arguments.items())), "")
+
+
+NOT_BELOW_0 = ("weight_decay", "eps", "momentum")
+
+
+def _wrong_value(key: str, value: Any, usual: Any) -> str:
+    """A sentence about a value of another kind than the argument's default; "" when it may be meant."""
+    if isinstance(usual, bool):
+        return "" if value in (True, False) else f"{key} is True or False; {_shown(value)} is neither."
+    if isinstance(usual, tuple) and usual and all(isinstance(part, float) for part in usual):
+        parts = value if isinstance(value, tuple) else (value,)
+        numbers = len(parts) == len(usual) and all(_is_number(part) for part in parts)
+        if numbers and (key != "betas" or all(0 <= part < 1 for part in parts)):
+            return ""
+        within = " from 0 to below 1" if key == "betas" else ""
+        example = ",".join(f"{part:g}" for part in usual)
+        return f"{key} takes {len(usual)} numbers{within}, such as {key}={example}; {_shown(value)} is not."
+    if _is_number(usual) and not (_is_number(value) or value is None):
+        return f"{key} is a number, such as {key}={usual:g}; {_shown(value)} is not."
+    if key in NOT_BELOW_0 and _is_number(value) and value < 0:
+        return f"{key} is at least 0; {value:g} is not."
+    return ""
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _shown(value: Any) -> str:
+    return ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
 
 
 # Making and using one.

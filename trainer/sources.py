@@ -7,10 +7,11 @@ anything: only packages in a site-packages folder are looked at.
 import ast
 import importlib.util
 import re
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 PATH = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)+", re.ASCII)
 INSTALLED = {"site-packages", "dist-packages"}
@@ -51,12 +52,13 @@ class Source:
 class Call:
     """What a function takes, without `self`: `names` in order, of which `required` have no default.
 
-    With `takes_more` it also understands names that it does not list.
+    With `takes_more` it also understands names that it does not list. `defaults` are those that are plain values.
     """
 
     names: tuple[str, ...]
     required: tuple[str, ...]
     takes_more: bool
+    defaults: Mapping[str, Any] = field(default_factory=dict, compare=False)
 
 
 @cache
@@ -284,7 +286,16 @@ def call(function: ast.FunctionDef) -> Call:
     needed += [name for name, default in zip(alone, told.kw_defaults, strict=True) if default is None]
     more = told.kwarg.arg if told.kwarg else ""
     named, passed_on = _read_from(function, more) if more else ((), False)
-    return Call((*plain, *alone, *named), tuple(needed), passed_on)
+    written = [*zip(reversed(plain), reversed(told.defaults), strict=False), *zip(alone, told.kw_defaults, strict=True)]
+    return Call((*plain, *alone, *named), tuple(needed), passed_on, dict(_plain_values(written)))
+
+
+def _plain_values(written: list[tuple[str, ast.expr | None]]) -> Iterator[tuple[str, Any]]:
+    for name, node in written:
+        try:
+            yield name, ast.literal_eval(node) if node is not None else None
+        except (ValueError, TypeError):
+            continue
 
 
 def _read_from(function: ast.FunctionDef, more: str) -> tuple[tuple[str, ...], bool]:
