@@ -149,7 +149,7 @@
   /* Many guides compute the repeats so; what it is worth is said with it. */
   function rule() {
     const count = pictures(staged.images).length, repeats = Number(told("repeats")) || 0, box = part(".ds-rule");
-    if (!count) { box.replaceChildren(); return; }
+    if (!count || (allNamed() && !told("instance"))) { box.replaceChildren(); return; }
     const thumbed = Math.max(100, Math.round(1500 / count));
     const take = element("button", { type: "button", textContent: `Use ${thumbed}` });
     take.onclick = () => { input("repeats").value = thumbed; describe(); };

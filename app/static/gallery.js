@@ -173,8 +173,8 @@
     const mark = element("span", { className: "ds-mark" });
     for (const box of [said, mark]) box.setAttribute("role", "status");
     const node = element("li", { className: "ds-card" }, enlarge, element("div", { className: "ds-words" },
-      element("div", { className: "ds-line" }, element("b", { textContent: one.name, title: one.path }), element("span", { className: "ds-size" }), mark, away),
-      area, element("div", { className: "ds-quick" }), element("div", { className: "ds-after" }, keep, said), element("ul", { className: "ds-problems" })));
+      element("div", { className: "ds-line" }, element("b", { textContent: one.name, title: one.path }), element("span", { className: "ds-size" }), away),
+      element("div", { className: "ds-area" }, area, mark), element("div", { className: "ds-quick" }), element("div", { className: "ds-after" }, keep, said), element("ul", { className: "ds-problems" })));
     node.dataset.path = one.path;
     one.node = node;
     quick(one);
@@ -190,8 +190,9 @@
   }
 
   function told(one) {
-    const known = facts.get(one.path), count = set.folders[one.folder]?.repeats;
-    one.node.querySelector(".ds-size").textContent = [known?.width ? `${known.width} × ${known.height}` : "", count ? `${count} repeats` : ""].filter(Boolean).join(" · ");
+    const known = facts.get(one.path), home = set.folders[one.folder], count = home?.repeats;
+    const place = set.folders.length > 1 && folder < 0 ? home.name.split(/[\\/]/).pop() : count ? `${count} repeats` : "";
+    one.node.querySelector(".ds-size").textContent = [known?.width ? `${known.width} × ${known.height}` : "", place].filter(Boolean).join(" · ");
     one.node.querySelector(".ds-problems").replaceChildren(...problems(one).map((item) => element("li", { className: item.kind === "broken" ? "loom-problem" : item.kind === "turned" ? "loom-note" : "loom-warning", textContent: item.text })));
     one.node.classList.toggle("is-unsaved", one.draft !== undefined);
   }

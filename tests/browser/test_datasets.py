@@ -199,6 +199,20 @@ NAMELESS = """() => [...document.querySelectorAll("#loom-datasets :is(input, sel
   .map((node) => node.outerHTML)"""
 
 
+def test_folders_named_for_repeats_need_no_prompt(page: Page, served: Served, tmp_path: Path) -> None:
+    for number, name in enumerate(("15_exterior", "20_interior")):
+        (tmp_path / "img" / name).mkdir(parents=True)
+        (tmp_path / "img" / name / "x.png").write_bytes(image(number))
+    page.set_input_files("#ds-images-folder", str(tmp_path / "img"))
+    page.get_by_label("Name", exact=True).fill("venice")
+    page.get_by_text("2 folders keep their names").wait_for()
+    page.get_by_role("button", name="Prepare training data").click()
+    page.get_by_text("2 pictures added.").wait_for()
+    home = served.workspace / "datasets" / "venice" / "img"
+    assert sorted(path.name for path in home.iterdir()) == ["15_exterior", "20_interior"]
+    page.get_by_role("button", name="All data sets").click()
+
+
 def test_a_folder_on_this_machine_is_looked_at_and_copied(page: Page, served: Served, tmp_path: Path) -> None:
     source = tmp_path / "15_alley"
     source.mkdir()
