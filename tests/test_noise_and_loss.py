@@ -37,7 +37,12 @@ def look(prediction: str = "epsilon", masks: Tensor | None = None, **values: Any
     objective = Objective(model, conditioning, s, precision)
     weights = torch.ones(len(X0))
     batch: Any = SimpleNamespace(
-        latents=X0, size=len(X0), captions=[], sizes=None, loss_weights=weights, inpainting=None,
+        latents=X0,
+        size=len(X0),
+        captions=[],
+        sizes=None,
+        loss_weights=weights,
+        inpainting=None,
         loss_masks=masks,
     )
     loss = objective(batch, 7, 0)
@@ -76,7 +81,9 @@ CHANGES: list[tuple[dict[str, Any], dict[str, Any], set[str]]] = [
 ]
 
 
-@pytest.mark.parametrize(("base", "option", "changes"), CHANGES, ids=lambda value: ",".join(sorted(map(str, value))) or "plain")
+@pytest.mark.parametrize(
+    ("base", "option", "changes"), CHANGES, ids=lambda value: ",".join(sorted(map(str, value))) or "plain"
+)
 def test_a_setting_changes_what_it_should_and_nothing_else(
     base: dict[str, Any], option: dict[str, Any], changes: set[str]
 ) -> None:
@@ -96,7 +103,10 @@ def test_no_setting_of_the_section_is_missing_here() -> None:
     ("base", "option"),
     [
         ({}, {"multires_noise_iterations": 4, "multires_noise_discount": 0.6}),
-        ({}, {"adaptive_noise_scale": 0.1, "noise_offset_random_strength": True, "ip_noise_gamma_random_strength": True}),
+        (
+            {},
+            {"adaptive_noise_scale": 0.1, "noise_offset_random_strength": True, "ip_noise_gamma_random_strength": True},
+        ),
         (MULTIRES, {"noise_offset": 0.1, "adaptive_noise_scale": 0.1, "noise_offset_random_strength": True}),
         ({}, {"huber_schedule": "constant", "huber_c": 0.5, "huber_scale": 2.0}),
         ({"loss_type": "huber"}, {"huber_scale": 2.0}),
@@ -177,17 +187,23 @@ KINDS: list[tuple[str, dict[str, Any]]] = [
     ("epsilon", {"loss_type": "smooth_l1", "huber_schedule": "exponential", "huber_c": 0.2, "huber_scale": 1.5}),
     ("epsilon", {"loss_type": "huber", "huber_schedule": "constant", "huber_scale": 2.0}),
     ("epsilon", {"min_snr_gamma": 1, "v_pred_like_loss": 0.4, "debiased_estimation_loss": True, "loss_type": "huber"}),
+    ("epsilon", {"ip_noise_gamma": 0.3}), ("epsilon", {"zero_terminal_snr": True, "loss_type": "huber"}),
+    ("v_prediction", {"zero_terminal_snr": True, "loss_type": "smooth_l1", "min_snr_gamma": 5}),
     ("v_prediction", {}), ("v_prediction", {"min_snr_gamma": 5}), ("v_prediction", {"debiased_estimation_loss": True}),
     ("v_prediction", {"scale_v_pred_loss_like_noise_pred": True}),
     ("v_prediction", {"min_snr_gamma": 2, "scale_v_pred_loss_like_noise_pred": True, "debiased_estimation_loss": True}),
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize(("prediction", "values"), KINDS, ids=lambda value: value if isinstance(value, str) else ",".join(value))
+@pytest.mark.parametrize(
+    ("prediction", "values"), KINDS, ids=lambda value: value if isinstance(value, str) else ",".join(value)
+)
 def test_the_loss_of_a_batch_in_numbers(prediction: str, values: dict[str, Any]) -> None:
     found, s, total = look(prediction, **values), Settings(**values), 0.0
+    own = diffusion.alpha_bars(SCHEDULER)
+    mixing = diffusion.zero_terminal_snr(own) if s.zero_terminal_snr else own
     for x0, noise, mixed, t in zip(X0, found["noise"], found["mixed"], found["t"].tolist(), strict=True):
-        a = diffusion.alpha_bars(SCHEDULER)[t].item()
+        a = mixing[t].item()
         wanted = noise if prediction == "epsilon" else math.sqrt(a) * noise - math.sqrt(1 - a) * x0
         d = mixed / 2 - wanted
         sigma = math.sqrt((1 - a) / a)
@@ -198,7 +214,7 @@ def test_the_loss_of_a_batch_in_numbers(prediction: str, values: dict[str, Any])
         }[s.huber_schedule]
         rounded = 2 * ((d**2 + c**2) ** 0.5 - c)
         loss = {"l2": d**2, "l1": d.abs(), "huber": c * rounded, "smooth_l1": rounded}[s.loss_type].mean().item()
-        snr = a / (1 - a)
+        snr = own[t].item() / (1 - own[t].item())
         capped, is_v = min(snr, 1000), prediction == "v_prediction"
         if s.min_snr_gamma:
             loss *= min(snr, s.min_snr_gamma) / (snr + 1 if is_v else snr)

@@ -42,9 +42,6 @@ if TYPE_CHECKING:
     from trainer.report import Reporter
     from trainer.settings import Settings
 
-FORMAT = 1
-MODEL, OPTIMIZER = "model.safetensors", "optimizer.bin"
-
 PAUSE = 10.0
 """Seconds between two states for emergencies, at least."""
 
@@ -319,9 +316,9 @@ class Saver:
         try:
             shutil.rmtree(temporary, ignore_errors=True)
             temporary.mkdir(parents=True)
-            formats.save(temporary / MODEL, self.learner.adapter.state_dict(whole=True), {"format": "pt"})
+            formats.save(temporary / states.MODEL, self.learner.adapter.state_dict(whole=True), {"format": "pt"})
             optimizer, scaler = self.learner.optimizer, self.learner.precision.scaler
-            with (temporary / OPTIMIZER).open("wb") as file:
+            with (temporary / states.OPTIMIZER).open("wb") as file:
                 torch.save({"optimizer": optimizer.state_dict(), "scaler": scaler.state_dict()}, file)
                 file.flush()
                 os.fsync(file.fileno())
@@ -337,8 +334,8 @@ class Saver:
     def _about(self, progress: Progress, by: Rhythm | None) -> dict[str, Any]:
         s = self.s
         return {
-            "program": formats.PROGRAM,
-            "format": FORMAT,
+            "program": states.PROGRAM,
+            "format": states.FORMAT,
             "current_step": progress.step,
             "current_epoch": progress.epoch,
             "batch": progress.batch,
@@ -427,47 +424,24 @@ def open_state(folder: str | Path) -> State:
     """Find out what a state folder holds; raises `Failure` with a sentence when it is none, or not of this program."""
     path = Path(folder).expanduser()
     about = states.about(path)
-    if about is None or about.get("program") != formats.PROGRAM:
-        raise _refused(f"{path} is not a training state of this program.", "Choose a folder whose name ends in -state.")
-    if about.get("format") != FORMAT:
-        raise _refused(f"{path.name} was saved by another version of this program.", "Use that version, or start anew.")
-    missing = [name for name in (MODEL, OPTIMIZER) if not (path / name).is_file()]
-    if missing:
-        raise _refused(f"{path.name} is incomplete: {missing[0]} is missing.", "Choose an earlier state.")
-    return State(path, about)
+    if why := states.unusable(path, about):
+        raise _refused(why.reason, why.advice)
+    return State(path, about or {})
 
 
 def check_state(state: State, s: Settings, model: Model, learner: Learner, plan: Plan) -> None:
     """Raise `Failure` with a sentence when a state is not of this model, adapter and optimizer, or nothing is left."""
     name, about = state.folder.name, state.about
-    base, saved, own = about["base_model"], about["network"], network(s, learner.adapter)
-    if base["family"] != model.family:
-        raise _refused(f"{name} was trained on a model of another family.", f"Choose {base['name']} as the model.")
-    mine = fingerprint(model)
-    if base["weights"] != mine and base["weights"].partition(":")[0] == mine.partition(":")[0]:
-        raise _refused(f"{name} was trained on another model, {base['name']}.", "Choose that model, or start anew.")
-    _check_parts(name, about["parts"], learner.parts)
-    labels = {"type": "LoRA type", "dim": "Network Rank (Dimension)", "alpha": "Network Alpha", "modules": "layers"}
-    for key, label in labels.items():
-        if saved[key] != own[key]:
-            raise _refused(
-                f"{name} holds a LoRA with {label} {saved[key]}; it is {own[key]} here.",
-                f"Set {label} to {saved[key]}, or start anew." if key != "modules" else OTHER_LAYERS,
-            )
+    base, mine = about["base_model"], fingerprint(model)
+    if base["family"] == model.family:
+        if base["weights"] != mine and base["weights"].partition(":")[0] == mine.partition(":")[0]:
+            raise _refused(f"{name} was trained on another model, {base['name']}.", "Choose that model, or start anew.")
+        _check_parts(name, about["parts"], learner.parts)
+    for why in states.unfit(name, about, model.family, network(s, learner.adapter), s.optimizer):
+        raise _refused(why.reason, why.advice)
     _check_groups(name, about["parts"], learner.parts)
-    if about["optimizer"] != s.optimizer:
-        raise _refused(
-            f"{name} was saved with the optimizer {about['optimizer']}; {s.optimizer} cannot go on from it.",
-            f"Set Optimizer to {about['optimizer']}, or start anew with the file as LoRA network weights.",
-        )
-    if state.step >= plan.steps:
-        raise _refused(
-            f"{name} was saved after step {state.step}, and this run has {plan.steps} steps: nothing is left to train.",
-            "Raise Epoch or Max train steps.",
-        )
-
-
-OTHER_LAYERS = "Set the rates of U-Net and text encoder and what decides the layers as they were, or start anew."
+    if over := states.finished(name, about, plan.steps):
+        raise _refused(over.reason, over.advice)
 
 
 def _check_parts(name: str, saved: Sequence[str], own: Sequence[str]) -> None:
@@ -494,10 +468,10 @@ def load_state(state: State, s: Settings, learner: Learner) -> None:
     if TEXT not in map(part_of, state.about["parts"]):
         learner.rest_text_encoder()
     try:
-        found = learner.adapter.load(load_file(state.folder / MODEL))
+        found = learner.adapter.load(load_file(state.folder / states.MODEL))
         if found.missing or found.unexpected:
             raise ValueError(f"{(found.missing + found.unexpected)[0]} does not belong")
-        kept = torch.load(state.folder / OPTIMIZER, map_location="cpu", weights_only=True)
+        kept = torch.load(state.folder / states.OPTIMIZER, map_location="cpu", weights_only=True)
         learner.optimizer.load_state_dict(kept["optimizer"])
         learner.precision.scaler.load_state_dict(kept["scaler"])
     except (OSError, ValueError, RuntimeError, KeyError, EOFError, SafetensorError, UnpicklingError) as error:

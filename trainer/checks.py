@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from trainer import additional, learning, machine, processes, sampling, trackers
+from trainer import additional, earlier, learning, machine, processes, sampling, trackers
 from trainer.declare import Problem, by_name
 from trainer.settings import Settings
 from trainer.settings.publishing import Metadata
@@ -285,8 +285,9 @@ def precision(s: Settings) -> Iterator[Problem]:
 
 
 CHECKS: tuple[Check, ...] = (
-    model, weights, pictures, output, resume, hub, of_pictures, timesteps, rates, precision, *learning.PROBLEMS,
-    processes.problems, machine.problems, *sampling.PROBLEMS, trackers.problems, additional.problems,
+    model, weights, pictures, output, resume, *earlier.PROBLEMS, hub, of_pictures, timesteps, rates, precision,
+    *learning.PROBLEMS, processes.problems, machine.problems, *sampling.PROBLEMS, trackers.problems,
+    additional.problems,
 )  # fmt: skip
 
 

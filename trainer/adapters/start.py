@@ -11,6 +11,7 @@ from trainer.adapters import ADAPTERS
 from trainer.adapters.blocks import ALPHAS, CONV_ALPHAS, CONV_DIMS, DIMS, given, place_of
 from trainer.adapters.walk import Target, targets, text_namer, unet_namer
 from trainer.declare import by_name
+from trainer.earlier import FOREIGN, KEY, type_of
 from trainer.models import families
 from trainer.models.families import FAMILY_NAMES
 from trainer.models.headers import Broken, read_shapes
@@ -22,9 +23,6 @@ from trainer.settings import Settings
 if TYPE_CHECKING:
     from trainer.adapters.adapter import Adapter
     from trainer.models import Model
-
-KEY = "network_weights"
-
 
 Shapes = Iterable[tuple[str, tuple[int, ...]]]
 
@@ -46,15 +44,6 @@ class Start:
     sizes: Mapping[Target, Size]
 
 
-TYPES = (
-    ("hada_", "a LoHa"), ("lokr_", "a LoKr"), ("dora_scale", "a DoRA"), ("oft_", "an OFT"), ("on_input", "an IA3"),
-    ("lora_mid", "a LoCon with a Tucker core"), ("lora_A", "a LoRA in the diffusers format"),
-    ("lora.down", "a LoRA in an old diffusers format"), ("b1.weight", "a GLoRA"),
-    ("diff", "a native fine-tuning"), ("_norm", "a LyCORIS file with norms"), ("lora_", "a LoRA"),
-)  # fmt: skip
-"""Key endings of adapter files that are not plain LoRA."""
-
-
 def label(key: str) -> str:
     """What the page calls a setting."""
     return by_name(Settings)[key].label
@@ -69,9 +58,7 @@ def read_start(settings: Settings, model: "Model", everything: Sequence[Target],
     own = kind.endings(settings, everything) | {"alpha"}
     foreign = [key for key in state if "." not in key or key.split(".", 1)[1] not in own]
     if foreign:
-        raise _failure(
-            f"{path.name} is {_type_of(foreign)}, which {settings.LoRA_type} cannot go on from.", TYPE_ADVICE
-        )
+        raise _failure(f"{path.name} is {type_of(foreign)}, which {settings.LoRA_type} cannot go on from.", TYPE_ADVICE)
     known = {target.name: target for target in everything}
     names = list(dict.fromkeys(key.split(".", 1)[0] for key in state))
     strangers = [name for name in names if name not in known]
@@ -112,10 +99,6 @@ def _read(name: str) -> tuple[Path, dict[str, Tensor]]:
         raise _failure(f"{path.name} {error}", f"Choose another file, or empty {label(KEY)}.") from error
 
 
-def _type_of(keys: Iterable[str]) -> str:
-    return next((what for mark, what in TYPES if any(mark in key for key in keys)), "an adapter of an unknown type")
-
-
 def _strange(path: Path, names: Sequence[str], model: "Model", settings: Settings) -> Failure:
     """Why a file holds layers that the chosen type does not adapt."""
     if "LyCORIS_preset" in ADAPTERS[settings.LoRA_type].options and _all_names(model).issuperset(names):
@@ -147,16 +130,6 @@ def _all_names(model: "Model") -> set[str]:
         text = text_namer(model, number)
         names |= {text(path) for path, _ in encoder.named_modules()}
     return names
-
-
-FOREIGN = (
-    ("lora_te1_", FAMILY_NAMES["sdxl"]), ("lora_te2_", FAMILY_NAMES["sdxl"]),
-    ("lora_unet_input_blocks", FAMILY_NAMES["sdxl"]), ("lora_unet_output_blocks", FAMILY_NAMES["sdxl"]),
-    ("lora_unet_double_blocks", FAMILY_NAMES["flux"]), ("lora_transformer", FAMILY_NAMES["flux"]),
-    ("lora_unet_joint_blocks", FAMILY_NAMES["sd3"]), ("lora_te_text_model_encoder_layers_", FAMILY_NAMES["sd2"]),
-    ("lora_te_", f"{FAMILY_NAMES['sd15']} or 2"), ("lora_unet_down_blocks", f"{FAMILY_NAMES['sd15']} or 2"),
-)  # fmt: skip
-"""Beginnings of layer names that other families have."""
 
 
 def _check_shape(path: Path, target: Target, found: tuple[int, int] | None, model: "Model") -> None:
