@@ -33,6 +33,13 @@ Asked = Annotated[dict[str, Any], Body()]
 USUAL_RESOLUTION = (512, 512)
 
 
+class Answer(JSONResponse):
+    """JSON in ASCII: names of files need not be proper Unicode, and come back as they are."""
+
+    def render(self, content: Any) -> bytes:
+        return json.dumps(content, separators=(",", ":")).encode("ascii")
+
+
 def version() -> str:
     """Changes when one of the parts does."""
     content = b"".join((STATIC / name).read_bytes() for name in PARTS if (STATIC / name).exists())
@@ -51,11 +58,11 @@ def part(name: str) -> Response:
 def answered(deed: Callable[[], dict[str, Any]]) -> Response:
     """The answer to a deed, or the sentence why it was refused, with the input it is about."""
     try:
-        return JSONResponse(deed())
+        return Answer(deed())
     except Refused as refused:
-        return JSONResponse({"say": str(refused), "field": refused.field}, 422)
+        return Answer({"say": str(refused), "field": refused.field}, 422)
     except OSError as error:
-        return JSONResponse({"say": f"{error.filename or 'A file'}: {error.strerror or error}.", "field": ""}, 422)
+        return Answer({"say": f"{error.filename or 'A file'}: {error.strerror or error}.", "field": ""}, 422)
 
 
 @router.get("")
@@ -93,24 +100,24 @@ def create(asked: Asked) -> Response:
 async def upload(request: Request, folder: str = "", name: str = "") -> Response:
     """One file into a folder of a data set; the body is the file, `name` its path as it was dropped."""
     if request.headers.get("content-type") != FORM:
-        return JSONResponse({"say": f"An upload is of type {FORM}.", "field": ""}, 415)
+        return Answer({"say": f"An upload is of type {FORM}.", "field": ""}, 415)
     try:
         usual, root = _places(folder)
         file = await run_in_threadpool(_begin, request, name, usual)
     except Refused as refused:
-        return JSONResponse({"results": [uploads.Result(name, "refused", str(refused)).plain()]})
+        return Answer({"results": [uploads.Result(name, "refused", str(refused)).plain()]})
     except OSError as error:
-        return JSONResponse({"say": f"{name} cannot be written: {error.strerror or error}.", "field": ""}, 422)
+        return Answer({"say": f"{name} cannot be written: {error.strerror or error}.", "field": ""}, 422)
     try:
         await _receive(request, file, name)
         found = await run_in_threadpool(lambda: [item.plain() for item in uploads.take(file, name, usual, root)])
-        return JSONResponse({"results": found})
+        return Answer({"results": found})
     except Refused as refused:
-        return JSONResponse({"results": [uploads.Result(name, "refused", str(refused)).plain()]})
+        return Answer({"results": [uploads.Result(name, "refused", str(refused)).plain()]})
     except ClientDisconnect:
         return Response(status_code=499)
     except OSError as error:
-        return JSONResponse({"say": f"{name} cannot be written: {error.strerror or error}.", "field": ""}, 422)
+        return Answer({"say": f"{name} cannot be written: {error.strerror or error}.", "field": ""}, 422)
     finally:
         file.unlink(missing_ok=True)
 
@@ -158,7 +165,7 @@ def copy(asked: Asked) -> Response:
         source = allowed_folder(str(asked.get("source") or ""))
         copied = uploads.copy_folder(source, usual, root)
     except Refused as refused:
-        return JSONResponse({"say": str(refused), "field": refused.field or "source"}, 422)
+        return Answer({"say": str(refused), "field": refused.field or "source"}, 422)
 
     def lines() -> Iterator[str]:
         for done, total, result in copied:
@@ -216,7 +223,7 @@ def caption(asked: Asked) -> Response:
         return answered(deed)
     except pictures.Changed as changed:
         now = {"say": str(changed), "caption": changed.text, "version": changed.version}
-        return JSONResponse(now, 409)
+        return Answer(now, 409)
 
 
 @router.post("/remove")

@@ -6,6 +6,7 @@ import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from PIL import Image
@@ -25,7 +26,7 @@ def work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     paths.restrict(None)
 
 
-def picture(path: Path, size: tuple[int, int] = (600, 512), color: int = 90, **how: object) -> Path:
+def picture(path: Path, size: tuple[int, int] = (600, 512), color: int = 90, **how: Any) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.new("RGB", size, (200, color, 30)).save(path, **how)
     return path

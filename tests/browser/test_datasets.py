@@ -107,6 +107,8 @@ def test_an_edited_caption_is_on_disk(page: Page, served: Served) -> None:
 def test_quick_tags_go_in_and_out_by_a_click_and_undo_takes_back(page: Page, served: Served) -> None:
     page.locator(".ds-tags summary").click()
     assert page.locator(".ds-counts li").first.inner_text().split() == ["asd", "cat", "2"]
+    page.get_by_role("button", name="Import tags from captions").click()
+    assert page.get_by_label("Quick Tags").input_value() == "asd cat, jumping, sitting"
     page.get_by_label("Quick Tags").fill("outdoors")
     tag = page.locator(".ds-card", has=caption(page, "a.png")).get_by_role("button", name="outdoors")
     tag.click()
