@@ -169,6 +169,7 @@ def state(tmp_path: Path) -> Path:
         ({"optimizer": "Prodigy"}, "with the optimizer AdamW; Prodigy cannot", {"optimizer": "AdamW"}),
         ({"pretrained_model_name_or_path": "sdxl"}, "a model of another family", {"resume": ""}),
         ({"max_train_steps": 4}, "nothing is left to train", {"resume": ""}),
+        ({"max_train_steps": 4, "train_data_dir": ""}, "", None),
     ],
 )
 def test_a_state_of_something_else_is_said_before_the_run(

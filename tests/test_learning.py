@@ -82,13 +82,20 @@ def test_what_stops_a_run(values: dict[str, Any], sentence: str) -> None:
             {"lr_scheduler_type": "CosineAnnealingLR"},
             "LR warmup (% of total steps): has no effect: CosineAnnealingLR knows no",
         ),
-        ({"optimizer": "RAdamScheduleFree"}, "LR warmup (% of total steps): RAdamScheduleFree has no warm-up of this kind"),
+        (
+            {"optimizer": "RAdamScheduleFree"},
+            "LR warmup (% of total steps): RAdamScheduleFree has no warm-up of this kind",
+        ),
         ({"lr_scheduler": "adafactor", "lr_warmup": 0}, "LR Scheduler: adafactor leaves the rate to an Adafactor that"),
         (
             {"lr_scheduler_num_cycles": 3},
             "LR # cycles: has no effect with cosine; it is for cosine_with_restarts,",
         ),
         ({"lr_scheduler_power": 3}, "LR power: has no effect with cosine; it is for polynomial."),
+        (
+            {"stop_text_encoder_training": 50, "text_encoder_lr": 0},
+            "Stop TE (% of total steps): has no effect: Text Encoder learning rate is 0",
+        ),
         (
             {"optimizer": "AdamWScheduleFree", "lr_scheduler_type": "CosineAnnealingLR"},
             "LR Scheduler type: has no effect: AdamWScheduleFree has a schedule of its own.",

@@ -155,7 +155,7 @@ def _left(s: Settings, name: str, about: Mapping[str, Any]) -> Iterator[Problem]
     from trainer.plan import make_plan
 
     steps = make_plan(s, scan(s)).steps
-    if why := states.finished(name, about, steps):
+    if steps and (why := states.finished(name, about, steps)):
         yield problem("resume", f"{why.reason} {why.advice}", {"resume": ""}, "Start from the beginning")
 
 

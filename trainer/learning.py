@@ -150,6 +150,10 @@ def no_effect(s: Settings) -> Iterator[Problem]:
     elif s.lr_scheduler == "adafactor" and not s.lr_scheduler_type and not _relative(s):
         message = "adafactor leaves the rate to an Adafactor that chooses its own; here the rate stays constant."
         yield problem("lr_scheduler", message, {"lr_scheduler": "constant"}, "Use constant")
+    text = s.learning_rate if s.text_encoder_lr is None else s.text_encoder_lr
+    if s.stop_text_encoder_training > 0 and not text:
+        message = f"has no effect: {KNOWN['text_encoder_lr'].label} is 0, so it is not trained at all."
+        yield problem("stop_text_encoder_training", message, {"stop_text_encoder_training": 0}, "Set to 0")
     users = {"lr_scheduler_num_cycles": CYCLIC, "lr_scheduler_power": ("polynomial",)}
     for key, names in users.items():
         default = KNOWN[key].default
