@@ -9,7 +9,7 @@ from gradio.components import Component
 
 from app import captioning, dataset_tab, monitor, presetbar, training
 from app.form import Form
-from app.frame import panel, tablist
+from app.frame import fill_closed_panels, panel, tablist
 from app.style import mount_arguments
 from trainer import hardware
 from trainer.settings import Settings
@@ -89,6 +89,7 @@ def build_page(options: Any = None) -> gr.Blocks:
             presetbar.draw(form, loads)
         form.wire(training.answer_check)
         _connect(page, form, run_id, answer, start, check, queue, copy)
+        fill_closed_panels(page)
     for event in page.fns.values():
         event.api_visibility = "private"  # described to nobody: half of what the browser would have to read
     return page

@@ -35,22 +35,28 @@ window.loom = (() => {
     const known = forms[spec.name] = {
       ...spec, server, problems: [], warnings: [], notes: {}, fixed: {}, patch: null,
       values: Object.fromEntries(spec.names.map((key) => [key, spec.fields[key].default])),
-      ready: !spec.checks, checking: false, dirty: false, timer: 0, edits: 0,
+      filled: !spec.checks, checking: false, dirty: false, timer: 0, edits: 0, bare: new Set(spec.names),
+      get ready() { return this.filled && !this.bare.size; },
     };
-    decorate(known, 0);
+    decorate(known);
   }
 
-  function decorate(form, tries) {
-    const missing = form.names.filter((key) => !control(block(form, key)));
-    if (missing.length && tries < 300) return requestAnimationFrame(() => decorate(form, tries + 1));
-    form.names.forEach((key) => dress(form, key));
-    document.querySelectorAll(`[id^="${form.name}--"] .loom-more`).forEach((more) => {
-      unfold(more, isOpen(more));
-      more.closest(".loom-section").querySelector(".loom-folded").addEventListener("beforematch", () => unfold(more, true));
-    });
-    form.dressed = true;
-    refresh(form);
-    listeners.forEach((listener) => listener("form", form));
+  /* Inputs are dressed as they come: those of closed panels arrive after the page can be used (`loom.filling`). */
+  function decorate(form) {
+    const here = [...form.bare].filter((key) => control(block(form, key)));
+    here.forEach((key) => { dress(form, key); form.bare.delete(key); });
+    if (here.length) {
+      document.querySelectorAll(`[id^="${form.name}--"] .loom-more:not([data-folds])`).forEach((more) => {
+        more.dataset.folds = "";
+        unfold(more, isOpen(more));
+        more.closest(".loom-section").querySelector(".loom-folded").addEventListener("beforematch", () => unfold(more, true));
+      });
+      here.forEach((key) => speak(form, key));
+      refresh(form);
+      if (form.filled) obey(form);
+      listeners.forEach((listener) => listener("arrived", form));
+    }
+    if (form.bare.size) requestAnimationFrame(() => decorate(form));
   }
 
   function dress(form, key) {
@@ -120,7 +126,7 @@ window.loom = (() => {
     if (!form || form.values[key] === now) return;
     form.values[key] = now;
     if (!form.drawing) form.drawing = requestAnimationFrame(() => { form.drawing = 0; refresh(form); });
-    if (form.ready) edited(form);
+    if (form.filled) edited(form);
   }
 
   const plain = (value) => {
@@ -204,11 +210,12 @@ window.loom = (() => {
   /* The page has been filled: from now on what changes is an edit. */
   function ready(name, list) {
     const form = forms[name];
-    if (!form?.dressed) return setTimeout(() => ready(name, list), 20);
+    if (!form) return setTimeout(() => ready(name, list), 50);
     form.names.forEach((key, index) => { form.values[key] = list[index] ?? ""; });
-    form.ready = true;
+    form.filled = true;
     refresh(form);
     check(form);
+    listeners.forEach((listener) => listener("filled", form));
   }
 
   /* What the browser tells the server when the page opens. */

@@ -31,7 +31,8 @@
 
   function begin() {
     if (!tabs().every(panelOf) || !tabs().length) return requestAnimationFrame(begin);
-    document.querySelectorAll("[role=tablist][data-tabs]").forEach((list) => {
+    document.querySelectorAll("[role=tablist][data-tabs]:not([data-begun])").forEach((list) => {
+      list.dataset.begun = "";
       const own = [...list.querySelectorAll("[role=tab]")], last = recall(`loom.tab.${list.dataset.tabs}`);
       for (const tab of own) {
         const panel = panelOf(tab);
@@ -43,6 +44,24 @@
     });
     document.documentElement.classList.add("loom-ready");
   }
+
+  /* Closed panels are filled once the page can be used, those that were chosen first, one at a time. */
+
+  const filled = new Set();
+  const open = (id) => document.getElementById(id.slice(0, id.lastIndexOf("-")))?.hasAttribute("hidden") === false;
+  loom.filling = (ids) => {
+    const rest = ids.filter((id) => !filled.has(id)), next = rest.find(open) || rest[0];
+    filled.add(next);
+    if (next) filling(next, rest.length > 1, 0);
+    return ids.map((id) => (id === next ? { __type__: "update", visible: true } : { __type__: "update" }));
+  };
+  function filling(id, more, tries) {
+    if (!document.getElementById(id) && tries < 100) return requestAnimationFrame(() => filling(id, more, tries + 1));
+    begin();
+    if (more) fill();
+    else document.documentElement.classList.add("loom-whole");
+  }
+  const fill = () => (window.requestIdleCallback || setTimeout)(() => document.getElementById("loom-fill").click());
 
   document.addEventListener("click", (event) => {
     const tab = event.target.closest?.("[role=tab][data-panel]");
@@ -60,7 +79,7 @@
 
   const pathOf = (node) => {
     const names = [];
-    for (let panel = node.closest(".loom-panel"); panel; panel = panel.parentElement.closest(".loom-panel")) {
+    for (let panel = node?.closest(".loom-panel"); panel; panel = panel.parentElement.closest(".loom-panel")) {
       const tab = document.querySelector(`[role=tab][data-panel="${panel.id}"]`);
       if (tab) names.unshift(tab.dataset.name);
     }
@@ -160,7 +179,9 @@
 
   loom.listen((kind, form, answer) => {
     if (form.name !== "train") return;
-    if (kind === "answer") { plan(form, answer); markTabs(); }
+    if (kind === "filled") fill();
+    if (kind === "answer") { form.answer = answer; plan(form, answer); markTabs(); }
+    if (kind === "arrived" && form.answer) { plan(form, form.answer); markTabs(); }
     if (kind === "values") {
       const count = form.names.filter((key) => loom.differs(form, key) && loom.applies(form, key)).length;
       const label = document.querySelector("#loom-only-changed + span");
@@ -184,7 +205,7 @@
       ? element("button", { type: "button", className: "loom-problems", textContent: count === 1 ? "1 thing to mend before it can start" : `${count} things to mend before it can start` })
       : element("p", { className: "loom-fine", textContent: answer.ready || "Ready to start." });
     if (count) state.onclick = () => loom.jump(form.name, (form.problems.find((problem) => loom.block(form, problem.key)) || {}).key);
-    const elsewhere = [...form.problems, ...form.warnings].filter((problem) => !loom.block(form, problem.key))
+    const elsewhere = [...form.problems, ...form.warnings].filter((problem) => !form.names.includes(problem.key))
       .map((problem) => element("p", { className: "loom-problem", textContent: loom.sentence(problem.message) }));
     box.replaceChildren(
       element("p", { className: "loom-sentence", textContent: answer.sentence || "The steps follow once there are images." }),

@@ -118,6 +118,7 @@ RESET = """() => {
 def opened(page: Page, served: Served, query: str = "") -> None:
     page.goto(served.url + query)
     page.wait_for_selector(".loom-fine, .loom-problems", state="attached", timeout=PATIENCE)
+    page.wait_for_selector("html.loom-whole", state="attached", timeout=PATIENCE)
 
 
 def field(page: Page, key: str) -> Locator:

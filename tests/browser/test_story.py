@@ -72,7 +72,8 @@ def page(site: Site, chromium: Browser) -> Iterator[Page]:
 
 def goto(page: Page, site: Site) -> None:
     page.goto(site.url)
-    page.wait_for_function("window.loom?.forms?.train?.ready && !loom.forms.train.checking")
+    page.wait_for_selector("html.loom-whole", state="attached")
+    page.wait_for_function("loom.forms.train.ready && !loom.forms.train.checking")
 
 
 def tab(page: Page, name: str) -> None:
