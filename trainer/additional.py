@@ -49,7 +49,7 @@ def notes(s: Settings) -> Iterator[Problem]:
 def _move(s: Settings, flags: dict[str, list[str]], fields: dict[str, str]) -> Problem:
     """The sentence about flags that have fields, with values that put them there."""
     moving = {name: words for name, words in flags.items() if name in fields}
-    report = read({**s.public(), ADDITIONAL: _line(moving)}, may_read=lambda path: False)
+    report = read({**s.public(), ADDITIONAL: _line(moving)}, may_read=lambda path: False, moves_flags=True)
     names = " and ".join(f"--{name} ({label_of(key)})" for name, key in fields.items())
     one = len(fields) == 1
     message = f"{names} {'has a field of its own' if one else 'have fields of their own'}"

@@ -36,15 +36,40 @@ FULL = Settings(
 def test_a_saved_value_has_the_type_that_the_kohya_gui_saves(s: Settings, key: str) -> None:
     if KNOWN[key].about.secret:
         assert key not in to_kohya(s)
-        return
-    value, (_, kind, _) = to_kohya(s)[key], KOHYA_GUI[key]
-    if key in NUMBER_IN_A_LIST:
-        assert type(value) is int
-    elif kind == "checkbox":
-        assert type(value) is bool
     else:
-        assert isinstance(value, JSON_TYPE[kind])
-        assert not isinstance(value, bool)
+        assert is_of_its_type(key, to_kohya(s)[key])
+
+
+def is_of_its_type(key: str, value: Any) -> bool:
+    """Whether the Kohya GUI would have saved a value of this type under `key`."""
+    kind = KOHYA_GUI[key][1]
+    if key in NUMBER_IN_A_LIST:
+        return type(value) is int
+    if kind == "checkbox":
+        return type(value) is bool
+    return isinstance(value, JSON_TYPE[kind]) and not isinstance(value, bool)
+
+
+def as_the_kohya_gui_reads(values: dict[str, Any]) -> dict[str, Any]:
+    """What its normaliser makes of the values of a file, key by key, as far as it looks at them."""
+    read_as: dict[str, Any] = dict.fromkeys(TO_WHOLE, int) | dict.fromkeys(TO_NUMBER, float)
+    found = {key: read_as.get(key, lambda value: value)(value) for key, value in values.items()}
+    if found["LoRA_type"] == "LoCon":
+        found["LoRA_type"] = "LyCORIS/LoCon"
+    if found["save_model_as"] not in ("safetensors", "ckpt"):
+        found["save_model_as"] = "safetensors"
+    if isinstance(found["xformers"], bool):
+        found["xformers"] = "xformers" if found["xformers"] else "none"
+    return found
+
+
+TO_WHOLE = (
+    "clip_skip", "epoch", "gradient_accumulation_steps", "keep_tokens", "lr_warmup", "max_data_loader_n_workers", "max_train_epochs",
+    "save_every_n_epochs", "seed", "max_train_steps", "caption_dropout_every_n_epochs", "lr_scheduler_num_cycles", "max_token_length",
+)  # fmt: skip
+TO_NUMBER = (
+    "adaptive_noise_scale", "noise_offset", "learning_rate", "text_encoder_lr", "unet_lr", "lr_scheduler_power",
+)  # fmt: skip
 
 
 def test_what_is_not_set_is_saved_as_what_means_the_same_there() -> None:
@@ -68,15 +93,18 @@ def test_a_stand_in_that_was_changed_by_hand_counts() -> None:
     assert (found.text_encoder_lr, found.unet_lr, found.seed) == (1e-5, None, 7)
 
 
+TEXTS = st.text(max_size=12).map(lambda text: text.replace("\0", "")) | st.sampled_from(
+    ["p.txt", "--max_grad_norm=0 --sdpa x"]
+)
+
+
 def _values(item: Setting) -> st.SearchStrategy[Any]:
     if item.type is bool:
         plain: st.SearchStrategy[Any] = st.booleans()
     elif item.choices:
         plain = st.sampled_from(item.choices)
     elif item.type is str:
-        plain = (
-            st.sampled_from(["512,768"]) if item.name == "max_resolution" else st.text(max_size=12) | st.just("p.txt")
-        )
+        plain = st.sampled_from(["512,768"]) if item.name == "max_resolution" else TEXTS
     else:
         low = item.ge if item.ge is not None else (item.gt or 0) + 1e-3
         high = min(item.le if item.le is not None else item.lt - 1e-3 if item.lt is not None else low + 500, low + 500)
@@ -85,7 +113,7 @@ def _values(item: Setting) -> st.SearchStrategy[Any]:
     return st.none() | plain if item.optional else plain
 
 
-PUBLIC = [item for item in KNOWN.values() if not item.about.secret and item.name != "additional_parameters"]
+PUBLIC = [item for item in KNOWN.values() if not item.about.secret]
 
 
 @settings(max_examples=60, deadline=None)
@@ -98,6 +126,11 @@ def test_save_load_save_is_the_same_file(data: st.DataObject) -> None:
     assert (found.problems, found.changed, found.ignored) == ([], [], [])
     assert found.settings == s
     assert json.dumps(to_kohya(found.settings)) == saved
+    theirs = {key: value for key, value in json.loads(saved).items() if key in KOHYA_GUI}
+    assert len(theirs) == 167, "all but the hidden list of models and two secrets"
+    assert all(is_of_its_type(key, value) for key, value in theirs.items())
+    changed = {key for key, value in as_the_kohya_gui_reads(theirs).items() if value != theirs[key]}
+    assert all(any(KNOWN[key].label in text for text in not_shown(s)) for key in changed)
 
 
 @pytest.mark.parametrize(
@@ -107,6 +140,8 @@ def test_save_load_save_is_the_same_file(data: st.DataObject) -> None:
         ({"network_dim": 600, "LoRA_type": "LyCORIS/LoKr"}, ""),
         ({"caption_extension": ".txt2"}, ".txt2 is not in its list"),
         ({"learning_rate": 2}, "-1 to 1"),
+        ({"lr_warmup": 2.5}, "LR warmup (% of total steps) 2.5 becomes 2 there."),
+        ({"lr_scheduler_num_cycles": 3.0}, ""),
         ({}, ""),
     ],
 )

@@ -14,7 +14,7 @@ from trainer.settings import Settings, sd_scripts
 from trainer.settings.decoding import decode
 from trainer.settings.foreign import FAMILIES, OF_TABS, RECOGNISERS, refuse_other_programs
 from trainer.settings.loaded import KNOWN, Changed, Ignored, Loaded, Unreadable, label_of
-from trainer.settings.meanings import OLD_VALUES, RENAMED, REWRITES, is_ours
+from trainer.settings.meanings import OLD_VALUES, RENAMED, REWRITES, additional, is_ours
 from trainer.settings.saved import take_back
 from trainer.settings.unread import UNKNOWN, WHY_IGNORED, is_secret, why_ignored
 
@@ -54,11 +54,15 @@ def _data_set(path: Path) -> Loaded:
 
 
 def read(
-    raw: Mapping[str, Any], may_read: Callable[[Path], bool] = lambda path: True, sd_scripts_file: bool = False
+    raw: Mapping[str, Any],
+    may_read: Callable[[Path], bool] = lambda path: True,
+    sd_scripts_file: bool = False,
+    moves_flags: bool = False,
 ) -> Loaded:
     """Settings from the keys and values of a file, whatever they are; never raises.
 
-    What a file of sd-scripts does not say gets the value that sd-scripts would give it, and the report names it.
+    What a file of sd-scripts does not say gets the value that sd-scripts would give it, and the report names it. A file of
+    this program is taken as it stands; flags in it move to their fields only where `moves_flags` asks for it.
     """
     report = Loaded(may_read=may_read)
     raw = dict(raw)
@@ -66,7 +70,7 @@ def read(
     for recognise in RECOGNISERS:
         report.problems += recognise(raw)
     take_back(raw)
-    skipped = OLD_VALUES if is_ours(raw) else set()
+    skipped = OLD_VALUES - ({additional} if moves_flags else set()) if is_ours(raw) else set()
     for rewrite in REWRITES:
         if rewrite not in skipped:
             rewrite(raw, report)

@@ -368,7 +368,7 @@ REWRITES: tuple[Rewrite, ...] = (
 )  # fmt: skip
 """In the order in which one needs another."""
 
-OLD_VALUES = {zeros, masks, text_cache, unused_rank, unused_alpha, no_rates, seed, prompts, noise_type, numbers}
+OLD_VALUES = {zeros, additional, masks, text_cache, unused_rank, unused_alpha, no_rates, seed, prompts, noise_type, numbers}
 """What the same name and value meant elsewhere: for files that this program has not written."""
 
 

@@ -58,6 +58,10 @@ LISTS: Mapping[str, tuple[str, ...]] = {
 """Lists of the Kohya GUI that take no value of one's own, where ours do."""
 
 
+WHOLE = ("lr_warmup", "lr_scheduler_num_cycles")
+"""Numbers of which the Kohya GUI drops what stands behind the point when it loads them."""
+
+
 def not_shown(s: Settings) -> list[str]:
     """A sentence for each value that the fields of the Kohya GUI cannot show; it refuses to go on with such a preset."""
     found = []
@@ -66,6 +70,9 @@ def not_shown(s: Settings) -> list[str]:
         high = 100000 if key in ("network_dim", "conv_dim") and s.LoRA_type in LARGE else high
         if value is not None and not low <= value <= high:
             found.append(f"{KNOWN[key].label} {value:g} is outside of its field there, {low:g} to {high:g}.")
+    for key in WHOLE:
+        if getattr(s, key) != int(getattr(s, key)):
+            found.append(f"{KNOWN[key].label} {getattr(s, key):g} becomes {int(getattr(s, key))} there.")
     for key, choices in LISTS.items():
         if getattr(s, key) not in choices:
             found.append(f"{KNOWN[key].label} {getattr(s, key)} is not in its list there.")
