@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import pytest
 from PIL import Image
 
-from tests.browser.test_page import PATIENCE, Served, free_port, opened, settled, value
+from tests.browser.test_page import CONTRAST, PATIENCE, Served, free_port, opened, settled, value
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Locator, Page
@@ -194,6 +194,10 @@ def test_nothing_scrolls_sideways_and_everything_has_a_name(page: Page, view: st
     page.set_viewport_size({"width": 1280, "height": 900})
     nameless = page.evaluate(NAMELESS)
     assert nameless == [], json.dumps(nameless)
+    for theme in ("light", "dark"):
+        page.evaluate("dark => document.body.classList.toggle('dark', dark)", theme == "dark")
+        page.wait_for_function(f"({CONTRAST})().length === 0")  # once the colours have faded over
+    page.evaluate("document.body.classList.remove('dark')")
 
 
 NAMELESS = """() => [...document.querySelectorAll("#loom-datasets :is(input, select, textarea, button)")]
