@@ -242,6 +242,27 @@ def test_the_newest_prompts_are_drawn(folder: Path, model: Model, report: Report
     ], "said once"
 
 
+@pytest.mark.parametrize(("values", "steps"), [({}, [2, 4]), ({"sample_every_n_epochs": 2}, [5])])
+def test_by_epochs_wins_over_by_steps(
+    folder: Path,
+    model: Model,
+    report: Reporter,
+    monkeypatch: pytest.MonkeyPatch,
+    values: dict[str, int],
+    steps: list[int],
+) -> None:
+    from trainer import events, sample
+    from trainer.checkpoint import Progress
+
+    monkeypatch.setattr(sample, "render", lambda *others: Image.new("RGB", (8, 8)))
+    drawing = painter(folder, model, report, "a cat", sample_every_n_steps=2, **values)
+    for step in range(1, 6):
+        drawing.after_step(Progress(step=step))
+    drawing.after_epoch(Progress(step=5, epoch=2))
+    found = events.read(report.folder / "events.jsonl")[0]
+    assert [event.step for event in found if isinstance(event, events.Sample)] == steps
+
+
 def test_trouble_with_one_picture_is_a_note(
     folder: Path, model: Model, report: Reporter, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -1,5 +1,6 @@
 """Buckets against a slow and literal reading of the established rules, and against what must always hold."""
 
+import itertools
 import math
 from collections import Counter
 
@@ -209,6 +210,13 @@ def test_order_is_not_the_same_batches_shuffled() -> None:
     pools = [Pool(0, (512, 512), 3)] * 30
     first, second = ({frozenset(batch) for batch in batches_in_order(pools, seed=5, epoch=epoch)} for epoch in (1, 2))
     assert len(first & second) < 5
+
+
+def test_buckets_take_turns() -> None:
+    """An epoch does not show one bucket after the other: with 20 batches of each, about half of the neighbours differ."""
+    pools = [Pool(0, (512, 512), 2)] * 40 + [Pool(0, (384, 640), 2)] * 40
+    shown = [batch[0] < 40 for batch in batches_in_order(pools, seed=5, epoch=1)]
+    assert 10 < sum(one != other for one, other in itertools.pairwise(shown)) < 30
 
 
 @pytest.mark.parametrize(

@@ -316,6 +316,18 @@ def test_a_random_crop_is_another_window_each_time_of_what_stands_over(
     assert not same(crops(report, ramp, seed=4), found)
 
 
+def test_a_tall_picture_is_cropped_at_any_height(
+    report: Reporter, tmp_path: Path, seen: list[np.ndarray[Any, Any]]
+) -> None:
+    (tmp_path / "tall" / "8_x").mkdir(parents=True)
+    rows = np.mgrid[0:96, 0:64].astype(np.uint8)[0]
+    Image.fromarray(np.dstack([rows] * 3)).save(tmp_path / "tall" / "8_x" / "a.png")
+    crops(report, tmp_path / "tall")
+    tops = [int(pixels[0, 0, 0]) for pixels in seen]
+    assert min(tops) < 6
+    assert max(tops) > 26
+
+
 def test_what_sdxl_is_told_does_not_follow_the_crop(report: Reporter, ramp: Path) -> None:
     """Kohya's margins of the whole picture, as with a crop in the middle."""
     with batches(report, settings(ramp, enable_bucket=False)) as source:
