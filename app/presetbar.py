@@ -88,7 +88,12 @@ def draw(form: Form, loads: Loads) -> None:
         return {report: text} if values is None else {**form.write(values), before: now, report: text}
 
     def uploaded(data: dict[Component, Any]) -> dict[Component, Any]:
-        return opened(str(data[upload] or ""), data)
+        file = Path(str(data[upload] or ""))
+        try:
+            return opened(str(file), data)
+        finally:
+            if _is_upload(file):  # the copy that came here may hold tokens, which no file shall
+                file.unlink(missing_ok=True)
 
     def undone(values: Mapping[str, Any] | None) -> dict[Component, Any]:
         return {**(form.write(values) if values else {}), before: None, report: ""}

@@ -337,6 +337,20 @@ def test_a_file_for_something_else_is_told_what_it_is(page: Page, tmp_path: Path
     assert value(page, "epoch") == "2", "the second file changed nothing"
 
 
+def test_a_token_in_a_file_from_the_browser_stays_nowhere(page: Page, served: Served, tmp_path: Path) -> None:
+    """Twice the same file, changed in between, as people do who write presets by hand."""
+    file = tmp_path / "with a token.json"
+    for epoch in (4, 5):
+        file.write_text(json.dumps({"epoch": epoch, "huggingface_token": "hf_FromBrowser"}), encoding="utf-8")
+        with page.expect_file_chooser() as chooser:
+            page.get_by_role("button", name="Open …", exact=True).click()
+        chooser.value.set_files(file)
+        page.wait_for_function(f"loom.forms.train.values.epoch === '{epoch}'")
+    settled(page)
+    kept = [path for path in served.workspace.rglob("*") if path.is_file()]
+    assert not [path for path in kept if b"hf_FromBrowser" in path.read_bytes()]
+
+
 # Search, conditions, changed fields.
 
 
