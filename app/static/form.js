@@ -164,13 +164,14 @@ window.loom = (() => {
 
   /* Fill inputs with a few values by name. */
   function apply(name, patch) {
-    forms[name].patch = patch;
+    forms[name].patch = { ...forms[name].patch, ...patch };
     document.getElementById(`${name}--apply`).click();
   }
   function taken(name) {
     const form = forms[name], patch = form.patch || {};
     form.patch = null;
-    return form.names.map((key) => (key in patch ? patch[key] : form.values[key]));
+    Object.entries(patch).forEach(([key, now]) => value(name, key, now));  // a second patch must not undo the first
+    return form.names.map((key) => form.values[key]);
   }
 
   /* Drafts and checks: one request a moment after the last edit. */

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -44,14 +45,25 @@ class Site:
     def environment(self) -> dict[str, str]:
         return {**os.environ, "LOOM_WORKSPACE": str(self.work)}
 
-    def open(self) -> None:
+    def open(self, *options: str) -> None:
         """Start the page and wait until it answers."""
-        command = [sys.executable, "-m", "app", "--workspace", str(self.work), "--server_port", str(self.port)]
+        command = [
+            sys.executable,
+            "-m",
+            "app",
+            "--workspace",
+            str(self.work),
+            "--server_port",
+            str(self.port),
+            *options,
+        ]
         self.page = subprocess.Popen(command, cwd=ROOT, env=self.environment, stdout=subprocess.DEVNULL)
         until = time.monotonic() + 120
         while True:
             try:
                 urllib.request.urlopen(self.url, timeout=2).read()
+                return
+            except urllib.error.HTTPError:  # it answers, and wants a login
                 return
             except OSError:
                 assert self.page.poll() is None, "the page's process ended"
