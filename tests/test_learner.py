@@ -15,7 +15,7 @@ from tests.trainings import losses, make_pictures, tensors
 from trainer import formats
 from trainer.adapters.arguments import network_args
 from trainer.adapters.lora import DOWN, UP
-from trainer.devices import choose_precision
+from trainer.devices import Scaler, choose_precision
 from trainer.events import Step
 from trainer.learner import Learner
 from trainer.optimizers import OPTIMIZERS
@@ -45,7 +45,9 @@ def test_a_step_of_sgd_is_the_gradient_times_each_groups_rate(kind: str) -> None
     blocks: dict[str, Any] = {"up_lr_weight": "linear+0.5", "mid_lr_weight": "2"}
     blocks = {} if kind.startswith("LyCORIS") else blocks
     plus = {"loraplus_lr_ratio": 16, "loraplus_unet_lr_ratio": 4}
-    _, adapter, made = learner(LoRA_type=kind, unet_lr=1e-2, text_encoder_lr=1e-3, conv_dim=0 if "Dy" in kind else 1, **SGD, **blocks, **plus)
+    _, adapter, made = learner(
+        LoRA_type=kind, unet_lr=1e-2, text_encoder_lr=1e-3, conv_dim=0 if "Dy" in kind else 1, **SGD, **blocks, **plus
+    )
     groups, generator = adapter.groups(), torch.Generator().manual_seed(0)
     gradients, before = {}, {}
     for group in groups:
@@ -67,9 +69,31 @@ def test_a_step_of_sgd_is_the_gradient_times_each_groups_rate(kind: str) -> None
     assert len(seen) >= (8 if blocks else 4)
 
 
+@pytest.mark.parametrize("limit", [0.0, 0.01])
+def test_the_length_of_gradients_is_limited_as_they_are_without_the_scale_of_fp16(limit: float) -> None:
+    """Losses of fp16 are made 65536 times as large on the way back; what is learnt does not show it."""
+    moved = []
+    for scale in (0.0, 2.0**16):
+        _, adapter, made = learner(learning_rate=1.0, **{**SGD, "max_grad_norm": limit})
+        if scale:
+            made.precision.scaler = Scaler("cpu", init_scale=scale)
+        before = [parameter.detach().clone() for parameter in adapter.unet_parameters]
+        loss = torch.stack([(parameter - 1).square().sum() for parameter in adapter.unet_parameters]).sum()
+        made.backward(loss)
+        made.step()
+        moved.append([now.detach() - then for now, then in zip(adapter.unet_parameters, before, strict=True)])
+    torch.testing.assert_close(moved[0], moved[1], atol=1e-6, rtol=1e-4)
+    length = torch.stack([change.norm() for change in moved[0]]).norm().item()
+    assert length == pytest.approx(limit, rel=1e-3) if limit else length > 1
+
+
 def test_the_half_that_starts_at_zero_is_the_faster() -> None:
     _, adapter, made = learner(loraplus_lr_ratio=16, **SGD)
-    rates = {id(p): g["lr"] for g, own in zip(made.optimizer.param_groups, adapter.groups(), strict=True) for p in own.parameters}
+    rates = {
+        id(p): g["lr"]
+        for g, own in zip(made.optimizer.param_groups, adapter.groups(), strict=True)
+        for p in own.parameters
+    }
     for name in adapter.layers:
         weights = adapter.weights(name)
         assert rates[id(weights[UP])] == pytest.approx(16 * rates[id(weights[DOWN])])
@@ -161,7 +185,9 @@ def test_a_stopped_run_goes_on_exactly(
     kind: str, places: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("trainer.report.LOOK_EVERY", 0.0)
-    s = trainings.settings(*places, tmp_path / "out", max_train_steps=6, lr_scheduler="cosine", **{"conv_dim": 0, **GROUPS[kind]})
+    s = trainings.settings(
+        *places, tmp_path / "out", max_train_steps=6, lr_scheduler="cosine", **{"conv_dim": 0, **GROUPS[kind]}
+    )
     whole = trainings.run(s.changed(output_name="whole"), tmp_path / "whole")
     with pytest.raises(Stopped):
         trainings.run(s, tmp_path / "first", at={3: "stop"})
@@ -180,7 +206,9 @@ def test_a_stopped_run_goes_on_exactly(
         with pytest.raises(Failure, match=r"other LoRA\+ ratios or weights of blocks"):
             trainings.run(s.changed(resume=state, loraplus_lr_ratio=0), tmp_path / "third")
         # Another ratio is another rate, which a resumed run may have.
-        found = trainings.run(s.changed(resume=state, loraplus_lr_ratio=2, lr_scheduler="constant"), tmp_path / "fourth")
+        found = trainings.run(
+            s.changed(resume=state, loraplus_lr_ratio=2, lr_scheduler="constant"), tmp_path / "fourth"
+        )
         assert next(event.lr for event in found if isinstance(event, Step)) == pytest.approx(
             {"unet": 1e-3, "unet plus": 2e-3, "textencoder": 1e-3, "textencoder plus": 2e-3}
         )
