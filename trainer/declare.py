@@ -124,7 +124,10 @@ class Setting:
 
     def written(self, value: Any) -> Any:
         """A value as files keep it, without the secrets that stand in a text."""
-        return self.about.hides.sub("", value).strip() if self.about.hides and isinstance(value, str) else value
+        if self.about.hides is None or not isinstance(value, str):
+            return value
+        kept, hidden = self.about.hides.subn("", value)
+        return kept.strip() if hidden else value
 
     @property
     def bounds(self) -> str:
