@@ -370,6 +370,28 @@ def test_search_jumps_to_the_tab_and_field(page: Page) -> None:
     assert "No setting matches" in page.locator("#loom-found").inner_text()
 
 
+@pytest.mark.parametrize(
+    ("words", "first", "told"),
+    [
+        ("colour aug", "Color augmentation", ""),
+        ("Regularization folder", "Regularisation directory", ""),
+        ("LR warmup 10 %", "LR warmup", "No setting has all of these words."),
+        ("text-encoder rate", "Text Encoder learning rate", ""),
+        ("Lion", "Optimizer", ""),
+        ("rank", "Network Rank (Dimension)", ""),
+        ("BLIP Captioning", "BLIP Captioning", ""),
+    ],
+    ids=["spelling", "another spelling", "not every word", "hyphen", "a choice", "a word within", "a tab"],
+)
+def test_search_finds_what_is_meant(page: Page, words: str, first: str, told: str) -> None:
+    search = page.get_by_label("Find a setting")
+    search.fill(words)
+    found = page.locator("#loom-found")
+    assert found.locator("[role=option] b").first.inner_text() == first
+    assert found.locator(".is-empty").all_inner_texts() == ([told] if told else [])
+    search.fill("")
+
+
 def test_what_the_browser_s_own_search_finds_is_opened(page: Page) -> None:
     folded = page.locator("#train--Network .loom-folded")
     assert folded.get_attribute("hidden") == "until-found"
