@@ -375,7 +375,7 @@ def test_search_jumps_to_the_tab_and_field(page: Page) -> None:
     [
         ("colour aug", "Color augmentation", ""),
         ("Regularization folder", "Regularisation directory", ""),
-        ("LR warmup 10 %", "LR warmup (% of total steps)", "No setting has all of these words."),
+        ("seed 987654", "Seed", "No setting has all of these words."),
         ("text-encoder rate", "Text Encoder learning rate", ""),
         ("Lion", "Optimizer", ""),
         ("rank", "Network Rank (Dimension)", ""),
