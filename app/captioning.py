@@ -23,16 +23,16 @@ def captioners() -> list[Job]:
     return [job for job in jobs().values() if job.place == PLACE]
 
 
-def captioning_tab(page: gr.Blocks, run_id: gr.State, answer: gr.HTML) -> None:
-    """Draw the captioners as tabs; a started one becomes the run that `run_id` names."""
+def captioning_tab(page: gr.Blocks, answer: gr.HTML) -> None:
+    """Draw the captioners as tabs."""
     found = captioners()
     tablist("captioning", {job.name: job.Settings.title for job in found}, "Captioners")
     for position, job in enumerate(found):
         with panel(job.name, first=position == 0):
-            _captioner(page, job, run_id, answer)
+            _captioner(page, job, answer)
 
 
-def _captioner(page: gr.Blocks, job: Job, run_id: gr.State, answer: gr.HTML) -> None:
+def _captioner(page: gr.Blocks, job: Job, answer: gr.HTML) -> None:
     form = Form(job.name, job.Settings)
     form.draw(job.Settings, heading=False)
     with gr.Row(elem_classes=["loom-buttons"]):
@@ -41,9 +41,9 @@ def _captioner(page: gr.Blocks, job: Job, run_id: gr.State, answer: gr.HTML) -> 
 
     def on_start(data: dict[Component, Any]) -> dict[Component, Any]:
         run, said = start(job, form.read(data))
-        return {answer: said} if run is None else {run_id: run, answer: said}
+        return {answer: {**said, "run": run}}
 
-    button.click(on_start, form.everything(), [run_id, answer], show_progress="hidden", trigger_mode="once")
+    button.click(on_start, form.everything(), [answer], show_progress="hidden", trigger_mode="once")
     form.fill(page, lambda ticket: opening(job, ticket))
 
 

@@ -1,7 +1,8 @@
-"""The run panel and the list of runs on the page: one cheap poll a second each, and only what changed is sent.
+"""The run panel and the list of runs on the page: one cheap look a second each, and only what changed is sent.
 
 What a run is and did stands in its folder; what a page already shows, the page itself remembers and tells. So a
-reload, a second tab and a restart of the page's process need no care of their own.
+reload, a second tab and a restart of the page's process need no care of their own. The browser asks by itself and mends
+what it shows: an event of gradio would make it look through every input of the page each time.
 """
 
 from __future__ import annotations
@@ -9,13 +10,12 @@ from __future__ import annotations
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
 from typing import Any
 
 import gradio as gr
-from gradio.context import Context
 
 from app import history, runpanel, runs, tensorboard
 from app.deeds import perform
@@ -30,12 +30,9 @@ SHARED_FOR = 0.5
 """Seconds for which all pages get the same answer about a run."""
 REMEMBERED = 8
 
-WRITING = ("draft", "prompts", "draw")
-"""What a page says while somebody writes sample prompts, and when they are to be used."""
-
-Have = dict[str, Any]
-"""What a page shows: {"run": id, "parts": {name: fingerprint}, "pace": seconds, "deleted": a run just deleted, "draft":
-[run, its sample prompts as somebody is writing them]}."""
+Have = Mapping[str, Any]
+"""What a page says: {"chosen": the run somebody chose, "run": the one it shows, "prints": {name of a part:
+fingerprint}, "deleted": a run just deleted, "draft": [run, its sample prompts as somebody is writing them]}."""
 
 
 @dataclass(frozen=True)
@@ -47,40 +44,40 @@ class Told:
     pace: float
 
 
-Teller = Callable[[str, Have, gr.Request | None], Told]
-"""Gets the run the page chose and what it shows."""
+Teller = Callable[[Have, gr.Request | None], Told]
+"""Gets what the page says."""
 
 
-def run_panel(run_id: gr.State, only: Sequence[str] = (), empty: str = EMPTY) -> gr.HTML:
-    """Draw the panel of the run that `run_id` names; while it names none, of the newest one, preferably one that is on.
+def run_panel(only: Sequence[str] = (), empty: str = EMPTY) -> gr.HTML:
+    """Draw the panel of the chosen run; while there is none, of the newest one, preferably one that is on.
 
-    `only` limits the latter to some jobs. Buttons that lead to another run put its id into `run_id`.
+    `only` limits the latter to some jobs. A run is chosen by buttons that lead to it and by starting it.
     """
 
-    def tell(chosen: str, shown: Have, request: gr.Request | None) -> Told:
-        return told_of_run(chosen, only, empty, request, shown.get("draft"))
+    def tell(have: Have, request: gr.Request | None) -> Told:
+        return told_of_run(_text(have, "chosen"), only, empty, request, _draft(have))
 
-    return _live("run", run_id, tell)
+    return _live("run", tell)
 
 
-def runs_tab(run_id: gr.State, on_use_settings: Callable[[Any, gr.HTML], None] | None = None) -> gr.HTML:
-    """The list of all runs, newest first; choosing one puts its id into `run_id`, for the run panel beside the list.
+def runs_tab(on_use_settings: Callable[[Any, gr.HTML], None] | None = None) -> gr.HTML:
+    """The list of all runs, newest first; the chosen one stands in the run panel beside the list.
 
     `on_use_settings(event, chosen)` is called once, to connect the button "Use these settings": `event` is the
     listener, `chosen` the component whose value is the id of the run.
     """
 
-    def tell(chosen: str, shown: Have, request: gr.Request | None) -> Told:
-        parts = history.render(chosen or newest(), on_use_settings is not None, str(shown.get("deleted", "")))
+    def tell(have: Have, request: gr.Request | None) -> Told:
+        parts = history.render(_text(have, "chosen") or newest(), on_use_settings is not None, _text(have, "deleted"))
         busy = any(run.state in (*GOING, "queued") for run in runs.list_runs())
         return Told("list", parts, LIST if busy else SLOW)
 
     def name(event: gr.EventData) -> str:
-        return str(_said(event).get("run", ""))
+        return str(event._data.get("run", "")) if isinstance(event._data, dict) else ""
 
-    html = _live("list", run_id, tell, "use")
+    html = _live("list", tell, "use")
     if on_use_settings is not None:
-        chosen = _memory("")
+        chosen = gr.HTML("", html_template="", js_on_load=None, elem_classes=["loom-hidden"])
         on_use_settings(html.use(name, None, chosen, **QUICK).then, chosen)  # type: ignore[attr-defined]
     return html
 
@@ -88,80 +85,63 @@ def runs_tab(run_id: gr.State, on_use_settings: Callable[[Any, gr.HTML], None] |
 QUICK: dict[str, Any] = {"show_progress": "hidden", "concurrency_limit": None, "api_visibility": "private"}
 
 
-def _live(kind: str, run_id: gr.State, tell: Teller, *more: str) -> gr.HTML:
+def _live(kind: str, tell: Teller, *events: str) -> gr.HTML:
     """An element that shows what `tell` says, mended bit by bit in the browser: what a person does in it stays.
 
-    Its buttons do their deeds; `more` are verbs that become events of the element instead.
+    Its buttons do their deeds; `events` are verbs that become events of the element instead.
     """
-    events = ", ".join(f"'{name}'" for name in ("act", *more))
-    html = gr.HTML(
+
+    def look(have: dict[str, Any], request: gr.Request) -> dict[str, Any]:
+        return news(tell(have, request), have)
+
+    def act(said: dict[str, Any], request: gr.Request) -> dict[str, Any]:
+        """`said`: what a page says and what its button does, {"verb", "on": a run, "text": in the field beside it}."""
+        chosen, trouble = do(_text(said, "verb"), _text(said, "on"), request, _text(said, "text")[:LONGEST])
+        have = said if chosen is None else {**said, "chosen": chosen}
+        return {**news(tell(have, request), have), "chosen": chosen, "trouble": trouble}
+
+    names = ", ".join(f"'{name}'" for name in events)
+    return gr.HTML(
         None,
         html_template="",
-        js_on_load=f"loomRun.begin(element, trigger, [{events}]); "
-        "watch('value', () => loomRun.patch(element, props.value))",
+        js_on_load=f"loomRun.begin(element, server, trigger, [{names}])",
+        server_functions=[look, act],
         elem_id="loom-runs" if kind == "list" else "loom-run",
         elem_classes=["loom-run", f"loom-run-{'list' if kind == 'list' else 'panel'}"],
         apply_default_css=False,
     )
-    have, timer = _memory({}), gr.Timer(FAST)
-
-    def refresh(chosen: str, shown: Have, request: gr.Request) -> list[Any]:
-        return updates(tell(chosen, shown or {}, request), shown or {})
-
-    def act(chosen: str, shown: Have, event: gr.EventData, request: gr.Request) -> list[Any]:
-        said = _said(event)
-        shown = shown or {}
-        verb, run = str(said.get("verb", "")), str(said.get("run") or shown.get("run", ""))
-        text = said.get("text")
-        text = text[:LONGEST] if isinstance(text, str) else ""
-        other = do(verb, run, request, text)
-        draft = [run, text] if verb in WRITING else shown.get("draft")
-        shown = {**shown, "deleted": run if verb == "delete" else "", "draft": draft}
-        told = tell(chosen if other is None else other, shown, request)
-        return [gr.skip() if other is None else other, *updates(told, shown)]
-
-    page = Context.root_block
-    assert page is not None, "draw this inside a gr.Blocks"
-    looks = [page.load, timer.tick, run_id.change]  # type: ignore[attr-defined]
-    gr.on(looks, refresh, [run_id, have], [html, have, timer], **QUICK)
-    html.act(act, [run_id, have], [run_id, html, have, timer], trigger_mode="multiple", **QUICK)  # type: ignore[attr-defined]
-    return html
 
 
-def _memory(value: Any) -> gr.HTML:
-    """A value that the page keeps and sends back, and nobody sees."""
-    return gr.HTML(value, html_template="", js_on_load=None, elem_classes=["loom-hidden"])
+def _text(said: Mapping[str, Any], name: str) -> str:
+    value = said.get(name)
+    return value if isinstance(value, str) else ""
 
 
-def _said(event: gr.EventData) -> dict[str, Any]:
-    """What a button says: {"verb", "run", "text"}, the latter from the field beside it."""
-    return event._data if isinstance(event._data, dict) else {}
+def _draft(have: Have) -> Sequence[str] | None:
+    draft = have.get("draft")
+    whole = isinstance(draft, list) and len(draft) == 2 and all(isinstance(part, str) for part in draft)
+    return [draft[0], draft[1][:LONGEST]] if whole else None  # type: ignore[index]
 
 
-def do(verb: str, run: str, request: gr.Request | None = None, text: str = "") -> str | None:
-    """Do what a button says and return the run to show from now on, None to stay; troubles are shown as a message."""
+def do(verb: str, run: str, request: gr.Request | None = None, text: str = "") -> tuple[str | None, str]:
+    """Do what a button says: (the run to show from now on, None to stay; why it could not be done, "" if it was)."""
     try:
-        return perform(verb, run, request, text)
+        return perform(verb, run, request, text), ""
     except (ValueError, OSError) as trouble:
-        gr.Warning(str(trouble))
-        return None
+        return None, str(trouble)
     finally:
         forget()
 
 
-def updates(told: Told, shown: Have) -> list[Any]:
-    """[element, have, timer] for a page that shows `shown`: each only where it differs from `told`."""
-    known = (shown.get("parts") or {}) if shown.get("run") == told.run else {}
+def news(told: Told, have: Have) -> dict[str, Any]:
+    """What a page that shows `have` must be told: {"run", "order", "parts": those that changed, "prints", "pace"}."""
+    shown = have.get("prints") if have.get("run") == told.run else None
+    known = shown if isinstance(shown, dict) else {}
     prints = {
         name: blake2b(html.encode(errors="replace"), digest_size=6).hexdigest() for name, html in told.parts.items()
     }
     changed = {name: html for name, html in told.parts.items() if known.get(name) != prints[name]}
-    other_pace = shown.get("pace") != told.pace
-    if not changed and not other_pace:
-        return [gr.skip(), gr.skip(), gr.skip()]
-    have = {**shown, "run": told.run, "parts": prints, "pace": told.pace}
-    value = {"run": told.run, "order": list(told.parts), "parts": changed, "moment": time.time_ns()}
-    return [value if changed else gr.skip(), have, gr.Timer(told.pace) if other_pace else gr.skip()]
+    return {"run": told.run, "order": list(told.parts), "parts": changed, "prints": prints, "pace": told.pace}
 
 
 def told_of_run(

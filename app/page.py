@@ -45,7 +45,6 @@ def build_page(options: Any = None) -> gr.Blocks:
     hardware.ask_early()
     form = Form(training.JOB, Settings)
     with gr.Blocks(title="LoRA Loom", analytics_enabled=False, fill_width=True) as page:
-        run_id = gr.State("")
         answer = gr.HTML(
             None,
             html_template="",
@@ -67,10 +66,10 @@ def build_page(options: Any = None) -> gr.Blocks:
                     dataset_tab.datasets_tab()
                 with panel("utilities"):
                     gr.HTML("<h2>Captioning</h2>", elem_classes=["loom-heading"])
-                    captioning.captioning_tab(page, run_id, answer)
+                    captioning.captioning_tab(page, answer)
                 with panel("runs"):
                     gr.HTML("<h2>Runs</h2>", elem_classes=["loom-heading"])
-                    monitor.runs_tab(run_id, lambda event, chosen: presetbar.use_settings(form, event, chosen, loads))
+                    monitor.runs_tab(lambda event, chosen: presetbar.use_settings(form, event, chosen, loads))
             with gr.Column(elem_id="loom-right"):
                 with gr.Column(elem_id="loom-start"):
                     gr.HTML(training.plan_box())
@@ -84,11 +83,11 @@ def build_page(options: Any = None) -> gr.Blocks:
                         check = gr.Button("Check", elem_id="loom-check", elem_classes=["loom-quiet"])
                         queue = gr.Button("Queue", elem_id="loom-queue", elem_classes=["loom-quiet"])
                         copy = gr.Button("Copy command", elem_id="loom-copy", elem_classes=["loom-quiet"])
-                monitor.run_panel(run_id)
+                monitor.run_panel()
         with bar:
             presetbar.draw(form, loads)
         form.wire(training.answer_check)
-        _connect(page, form, run_id, answer, start, check, queue, copy)
+        _connect(page, form, answer, start, check, queue, copy)
         fill_closed_panels(page)
     for event in page.fns.values():
         event.api_visibility = "private"  # described to nobody: half of what the browser would have to read
@@ -96,14 +95,14 @@ def build_page(options: Any = None) -> gr.Blocks:
 
 
 def _connect(
-    page: gr.Blocks, form: Form, run_id: gr.State, answer: gr.HTML,
+    page: gr.Blocks, form: Form, answer: gr.HTML,
     start: gr.Button, check: gr.Button, queue: gr.Button, copy: gr.Button,
 ) -> None:  # fmt: skip
     """What the buttons do, and what the page shows when it opens."""
 
     def on_start(data: dict[Component, Any]) -> dict[Component, Any]:
         run, said = training.start(form, data)
-        return {answer: said} if run is None else {run_id: run, answer: said}
+        return {answer: {**said, "run": run}}
 
     def on_queue(data: dict[Component, Any]) -> dict[Component, Any]:
         return {answer: training.start(form, data)[1]}
@@ -116,7 +115,7 @@ def _connect(
 
     everything = form.everything()
     quick: dict[str, Any] = {"show_progress": "hidden", "trigger_mode": "once"}
-    start.click(on_start, everything, [run_id, answer], **quick)
+    start.click(on_start, everything, [answer], **quick)
     queue.click(on_queue, everything, [answer], **quick)
     check.click(on_check, everything, [answer], **quick)
     copy.click(on_copy, everything, [answer], **quick)

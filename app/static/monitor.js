@@ -113,11 +113,56 @@ window.loomRun = (() => {
     root.append(button);
   }
 
+  /* Looking: each panel asks by itself, as often as it is told to; on a page that nobody sees it waits. */
+
+  const lives = new Set();
+  const LOST = 3, WRITING = ["draft", "prompts", "draw"];
+  let chosen = "";
+
+  function choose(run) {
+    chosen = run;
+    lives.forEach(look);
+  }
+
+  const look = (live) => ask(live, () => live.server.look(said(live)));
+  const said = (live) => ({ chosen, run: live.run, prints: live.prints, deleted: live.deleted, draft: live.draft });
+
+  async function ask(live, question) {
+    live.waiting = (live.waiting || Promise.resolve()).then(async () => {
+      clearTimeout(live.timer);
+      if (!live.root.isConnected) return lives.delete(live);
+      try { take(live, await question()); } catch { live.pace = LOST; }
+      live.timer = setTimeout(() => { if (!document.hidden) look(live); }, 1000 * live.pace);
+    });
+    return live.waiting;
+  }
+
+  function take(live, told) {
+    const seen = live.run;
+    if (told.trouble) loom.say(told.trouble, "bad");
+    Object.assign(live, { run: told.run, prints: told.prints, pace: told.pace });
+    if (seen !== told.run || Object.keys(told.parts).length) patch(live.root, told);
+    if (told.chosen) chosen = told.chosen;
+  }
+
+  document.addEventListener("visibilitychange", () => { if (!document.hidden) lives.forEach(look); });
+
   /* Buttons. One that says what would be lost asks once more. */
 
-  function begin(root, trigger, events) {
+  function begin(root, server, trigger, events) {
+    const live = { root, server, run: null, prints: {}, pace: 1, deleted: "", draft: null };
+    lives.add(live);
+    look(live);
     const written = (node) => node.closest("[data-form]")?.querySelector("textarea")?.value || "";
-    const emit = (verb, node) => trigger(events.includes(verb) ? verb : "act", { verb, run: node.dataset.run || "", text: written(node) });
+    const emit = async (verb, node) => {
+      const on = node.dataset.run || live.run || "", text = written(node);
+      if (events.includes(verb)) return trigger(verb, { run: on });
+      if (WRITING.includes(verb)) live.draft = [on, text];
+      if (verb === "draft") return look(live);
+      live.deleted = verb === "delete" ? on : "";
+      await ask(live, () => live.server.act({ ...said(live), verb, on, text }));
+      lives.forEach((other) => { if (other !== live) look(other); });
+    };
     root.addEventListener("input", (event) => {
       const box = event.target.closest("textarea[data-run]");
       if (!box) return;
@@ -127,7 +172,7 @@ window.loomRun = (() => {
     root.addEventListener("click", (event) => {
       const button = event.target.closest("[data-verb]");
       if (button && root.contains(button)) {
-        if (button.dataset.ask && !button.hasAttribute("data-asking")) return ask(button);
+        if (button.dataset.ask && !button.hasAttribute("data-asking")) return askAgain(button);
         button.removeAttribute("data-asking");
         if (button.classList.contains("loom-act")) { button.disabled = true; setTimeout(() => { button.disabled = false; }, 1500); }
         return emit(button.dataset.verb, button);
@@ -151,7 +196,7 @@ window.loomRun = (() => {
     root.addEventListener("pointerout", (event) => { if (!event.relatedTarget?.closest?.("[data-chart]")) unhover(root); });
   }
 
-  function ask(button) {
+  function askAgain(button) {
     const words = button.textContent;
     button.setAttribute("data-asking", "");
     button.textContent = button.dataset.ask;
@@ -329,5 +374,5 @@ window.loomRun = (() => {
     viewer.show(cell.closest("[data-wall]"), Number(cell.dataset.step), Number(cell.dataset.index));
   }
 
-  return { begin, patch };
+  return { begin, choose };
 })();

@@ -234,6 +234,7 @@
     if (answer.form && answer.problems) loom.receive(forms[answer.form], answer);
     if (answer.say) say(answer.say, answer.tone);
     if (answer.started) loom.check(answer.started);
+    if (answer.run) loomRun.choose(answer.run);
     if (answer.copy) copy(answer.copy);
     if (answer.open) loom.popover(answer.open, "loom-save");
     if (answer.show) { const tab = document.querySelector(`[data-panel="${answer.show}"]`); if (tab) select(tab); }

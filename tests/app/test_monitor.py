@@ -179,7 +179,7 @@ def test_a_run_that_was_killed_is_interrupted_and_can_resume(work: Path, monkeyp
     assert "step 30: loss" in said
     assert "Resume goes on from the state saved at step 30." in said
     assert verbs(folder) == ["continue"]
-    follower = monitor.do("continue", folder.name)
+    follower, _ = monitor.do("continue", folder.name)
     assert follower is not None
     settings = runfolder.read_json(runs.find(follower) / runfolder.SETTINGS)  # type: ignore[operator]
     assert settings["resume"] == str(folder / "state" / "step-000030")
@@ -313,18 +313,14 @@ def test_shares(used: int, total: int, said: str) -> None:
 # What it sends.
 
 
-def answer(run: str, have: dict[str, Any]) -> list[Any]:
-    return monitor.updates(monitor.told_of_run(run), have)
-
-
-def skipped(update: object) -> bool:
-    return isinstance(update, dict) and update.get("__type__") == "update" and len(update) == 1
+def answer(run: str, have: dict[str, Any]) -> dict[str, Any]:
+    return monitor.news(monitor.told_of_run(run), have)
 
 
 def test_an_empty_page_teaches() -> None:
-    value, have, _ = answer("", {})
+    value = answer("", {})
     assert "No runs yet. Press Start training, or run the demo." in value["parts"]["head"]
-    assert have["run"] == ""
+    assert value["run"] == ""
 
 
 def test_only_what_changed_is_sent() -> None:
@@ -333,27 +329,26 @@ def test_only_what_changed_is_sent() -> None:
         fakerun.start(report, 10, 1)
         fakerun.sample(report, 0, 0, 0.0)
         report.flush()
-        value, have, _ = fresh(folder, {})
+        value = fresh(folder, {})
         assert set(value["parts"]) == set(value["order"])
-        again, _, timer = fresh(folder, have)
-        assert skipped(again)
-        assert skipped(timer)
+        again = fresh(folder, value)
+        assert again["parts"] == {}
+        assert again["prints"] == value["prints"]
         report(Note(text="something new", level="warning"))
         report.flush()
-        value, have, _ = fresh(folder, have)
-        assert set(value["parts"]) == {"notes"}
+        assert set(fresh(folder, again)["parts"]) == {"notes"}
 
 
-def fresh(folder: Path, have: dict[str, Any]) -> list[Any]:
+def fresh(folder: Path, have: dict[str, Any]) -> dict[str, Any]:
     runs.forget()
     monitor.forget()
     return answer(folder.name, have)
 
 
 def test_another_run_is_sent_whole(work: Path, finished: Path) -> None:
-    _, have, _ = answer(finished.name, {})
+    have = answer(finished.name, {})
     other = fakerun.new_run(name="other")
-    value, _, _ = answer(other.name, have)
+    value = answer(other.name, have)
     assert value["run"] == other.name
     assert set(value["parts"]) == set(value["order"])
 
@@ -361,25 +356,24 @@ def test_another_run_is_sent_whole(work: Path, finished: Path) -> None:
 ANEW = """
 import json, sys
 from app import monitor
-panel, have, timer = monitor.updates(monitor.told_of_run(sys.argv[1]), json.loads(sys.argv[2]))
-print(sorted(panel), [name for name in ("torch", "diffusers", "transformers", "peft") if name in sys.modules])
+news = monitor.news(monitor.told_of_run(sys.argv[1]), json.loads(sys.argv[2]))
+print(news["parts"], [name for name in ("torch", "diffusers", "transformers", "peft") if name in sys.modules])
 """
 
 
 def test_a_page_process_that_starts_anew_has_nothing_new_to_say_and_needs_no_torch(finished: Path) -> None:
-    _, have, _ = answer(finished.name, {})
+    have = answer(finished.name, {})
     command = [sys.executable, "-c", ANEW, finished.name, json.dumps(have)]
     done = subprocess.run(command, capture_output=True, text=True, cwd=Path(__file__).parents[2], check=True)
-    assert done.stdout.strip() == "['__type__'] []"
+    assert done.stdout.strip() == "{} []"
 
 
 def test_the_page_looks_less_often_when_nothing_goes_on(finished: Path) -> None:
-    _, have, timer = answer(finished.name, {})
-    assert timer.value == monitor.SLOW
+    have = answer(finished.name, {})
     assert have["pace"] == monitor.SLOW
     going = fakerun.new_run()
     with Reporter(going, "train", "cat"):
-        assert answer(going.name, have)[2].value == monitor.FAST
+        assert answer(going.name, have)["pace"] == monitor.FAST
 
 
 def test_without_a_chosen_run_the_one_that_is_on_is_shown(finished: Path) -> None:
@@ -397,8 +391,8 @@ def test_without_a_chosen_run_the_one_that_is_on_is_shown(finished: Path) -> Non
 
 
 def test_instead_of_a_run_that_is_gone_the_newest_is_shown(finished: Path) -> None:
-    value, have, _ = answer("no-such-run", {})
-    assert have["run"] == finished.name
+    value = answer("no-such-run", {})
+    assert value["run"] == finished.name
     assert "my gribble" in value["parts"]["head"]
 
 
@@ -420,7 +414,7 @@ def test_buttons_leave_a_command(verb: str, word: str) -> None:
     folder = fakerun.new_run()
     with Reporter(folder, "train", "cat") as report:
         report.phase("training")
-        assert monitor.do(verb, folder.name) is None
+        assert monitor.do(verb, folder.name) == (None, "")
         assert [path.stem for path in (folder / runfolder.CONTROL).iterdir()] == [word]
 
 
@@ -466,7 +460,7 @@ def test_a_run_that_is_over_leads_to_the_one_that_is_on(finished: Path) -> None:
     with Reporter(going, "train", "the next"):
         said = panel(finished)
         assert "the next is running now. Show it" in said
-    assert monitor.do("show", going.name) == going.name
+    assert monitor.do("show", going.name) == (going.name, "")
 
 
 def test_sample_now_is_offered_where_there_are_prompts() -> None:
@@ -477,33 +471,28 @@ def test_sample_now_is_offered_where_there_are_prompts() -> None:
             assert ("sample" in verbs(folder)) is offered
 
 
-def test_tensorboard_is_not_started_for_a_browser_elsewhere(finished: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    said: list[str] = []
-    monkeypatch.setattr(gr, "Warning", said.append)
+def test_tensorboard_is_not_started_for_a_browser_elsewhere(finished: Path) -> None:
     (finished / "logs").mkdir()
     request: Any = SimpleNamespace(headers={"host": "192.168.1.5:7860"})
-    monitor.do("tensorboard", finished.name, request)
-    assert said == ["TensorBoard opens on the machine of this page only."]
+    trouble = "TensorBoard opens on the machine of this page only."
+    assert monitor.do("tensorboard", finished.name, request) == (None, trouble)
     assert not (finished / "tensorboard.txt").exists()
 
 
-def test_a_wrong_button_or_run_changes_nothing(finished: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    said: list[str] = []
-    monkeypatch.setattr(gr, "Warning", said.append)
-    assert monitor.do("no such verb", finished.name) is None
-    assert monitor.do("stop", "../../etc") is None
-    assert monitor.do("continue", finished.name) is None
-    assert len(said) == 2
-    assert "start it again" in said[1]
+def test_a_wrong_button_or_run_changes_nothing(finished: Path) -> None:
+    assert monitor.do("no such verb", finished.name) == (None, "")
+    other, trouble = monitor.do("stop", "../../etc")
+    assert (other, bool(trouble)) == (None, True)
+    other, trouble = monitor.do("continue", finished.name)
+    assert other is None
+    assert "start it again" in trouble
 
 
-def test_a_run_that_cannot_start_again_says_why(finished: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    said: list[str] = []
-    monkeypatch.setattr(gr, "Warning", said.append)
+def test_a_run_that_cannot_start_again_says_why(finished: Path) -> None:
     before = len(runs.list_runs())
-    assert monitor.do("again", finished.name) is None  # no folders are set
-    assert said
-    assert said[0].startswith("Not started.")
+    other, trouble = monitor.do("again", finished.name)  # no folders are set
+    assert other is None
+    assert trouble.startswith("Not started.")
     assert len(runs.list_runs()) == before
 
 
@@ -529,17 +518,43 @@ def test_deleting_can_be_undone() -> None:
     runs.forget()
     monitor.do("delete", folder.name)
     assert "Undo" in text(history.render("", deleted=folder.name))
-    assert monitor.do("restore", folder.name) == folder.name
+    assert monitor.do("restore", folder.name) == (folder.name, "")
     assert folder.name in history.render("")["runs"]
+
+
+@pytest.mark.parametrize(
+    "have", [{}, {"run": 5, "prints": [], "draft": ["x"], "chosen": {}}, {"draft": [1, 2], "deleted": []}]
+)
+def test_whatever_a_page_says_it_is_answered(finished: Path, have: dict[str, Any]) -> None:
+    with gr.Blocks():
+        panel: Any = monitor.run_panel()
+        runs_list: Any = monitor.runs_tab()
+    request: Any = SimpleNamespace(headers={"host": "127.0.0.1:7860"})
+    for live in (panel, runs_list):
+        assert live.look(have, request)["parts"]
+        told = live.act({**have, "verb": ["stop"], "on": None, "text": 4}, request)
+        assert (told["chosen"], told["trouble"]) == (None, "")
+
+
+def test_a_button_answers_with_what_came_of_it(finished: Path) -> None:
+    with gr.Blocks():
+        panel: Any = monitor.run_panel()
+    going = fakerun.new_run(name="going")
+    request: Any = SimpleNamespace(headers={"host": "127.0.0.1:7860"})
+    with Reporter(going, "train", "going"):
+        told = panel.act({"chosen": finished.name, "verb": "show", "on": going.name}, request)
+        assert (told["chosen"], told["run"]) == (going.name, going.name)
+    told = panel.act({"chosen": finished.name, "verb": "again", "on": finished.name}, request)
+    assert told["trouble"].startswith("Not started.")
+    assert told["run"] == finished.name
 
 
 def test_two_panels_can_be_built_on_one_page() -> None:
     with gr.Blocks() as page:
-        run = gr.State("")
         connected: list[Callable[..., Any]] = []
-        monitor.runs_tab(run, lambda event, chosen: connected.append(event))
-        monitor.run_panel(run)
-        monitor.run_panel(run, only=("caption-basic",), empty="Nothing yet.")
+        monitor.runs_tab(lambda event, chosen: connected.append(event))
+        monitor.run_panel()
+        monitor.run_panel(only=("caption-basic",), empty="Nothing yet.")
     assert len(connected) == 1
     assert page.fns
 
