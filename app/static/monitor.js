@@ -127,11 +127,14 @@ window.loomRun = (() => {
   const look = (live) => ask(live, () => live.server.look(said(live)));
   const said = (live) => ({ chosen, run: live.run, prints: live.prints, deleted: live.deleted, draft: live.draft });
 
-  async function ask(live, question) {
+  /* One question at a time. `unheard` is called when nobody answers. */
+  function ask(live, question, unheard = () => {}) {
     live.waiting = (live.waiting || Promise.resolve()).then(async () => {
       clearTimeout(live.timer);
       if (!live.root.isConnected) return lives.delete(live);
-      try { take(live, await question()); } catch { live.pace = LOST; }
+      const told = await question().catch(() => null);
+      if (told) take(live, told);
+      else { live.pace = LOST; unheard(); }
       live.timer = setTimeout(() => { if (!document.hidden) look(live); }, 1000 * live.pace);
     });
     return live.waiting;
@@ -160,7 +163,7 @@ window.loomRun = (() => {
       if (WRITING.includes(verb)) live.draft = [on, text];
       if (verb === "draft") return look(live);
       live.deleted = verb === "delete" ? on : "";
-      await ask(live, () => live.server.act({ ...said(live), verb, on, text }));
+      await ask(live, () => live.server.act({ ...said(live), verb, on, text }), () => loom.say("The program does not answer; nothing was done. Try again when it is back.", "bad"));
       lives.forEach((other) => { if (other !== live) look(other); });
     };
     root.addEventListener("input", (event) => {

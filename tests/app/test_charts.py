@@ -73,7 +73,9 @@ def test_one_point_is_drawn_and_none_is_nothing() -> None:
 
 
 def test_zero_loss_and_step_zero_divide_nothing() -> None:
-    parsed(charts.loss_curve([(0, 0.0)]))
+    drawn = charts.loss_curve([(0, 0.0)])
+    parsed(drawn)
+    assert not re.search(r"\b(nan|inf)\b", drawn)
 
 
 def test_epochs_are_marked_but_never_too_many() -> None:

@@ -346,3 +346,16 @@ def test_the_list_of_runs_chooses_what_the_panel_shows(site: Site, browser_page:
     chosen.get_by_role("button", name="Delete").click()
     page.locator("#loom-runs").get_by_role("button", name="Undo").click()
     page.locator("#loom-run h2", has_text="captions").wait_for()
+
+
+def test_a_button_that_nobody_hears_says_so(site: Site, browser_page: Page) -> None:
+    run = site.train(0.3, 200)
+    page = show(browser_page, site)
+    wait_for_step(page, 2)
+    page.route("**/component_server/**", lambda route: route.abort())
+    press(page, "Stop")
+    page.locator("#loom-said", has_text="The program does not answer").wait_for()
+    page.unroute("**/component_server/**")
+    before = step(page)
+    wait_for_step(page, before + 2)
+    assert run.poll() is None, "the run goes on"
