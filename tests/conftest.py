@@ -27,7 +27,11 @@ import torch
 from tests.chromium import find_browser, start_browser
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from playwright.sync_api import Browser, Page
+
+    from trainer.report import Reporter
 
 torch.set_num_threads(1)
 hypothesis.settings.register_profile("untimed", deadline=None)
@@ -67,3 +71,12 @@ def browser_page(chromium: Browser) -> Iterator[Page]:
     page = context.new_page()
     yield page
     context.close()
+
+
+@pytest.fixture
+def report(tmp_path: Path) -> Iterator[Reporter]:
+    """The reporter of a run whose folder is `tmp_path / "run"`."""
+    from trainer.report import Reporter
+
+    with Reporter(tmp_path / "run") as reporter:
+        yield reporter

@@ -34,12 +34,6 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tiny_sd15(tmp_path_factory.mktemp("model"))
 
 
-@pytest.fixture
-def report(tmp_path: Path) -> Any:
-    with Reporter(tmp_path / "run") as report:
-        yield report
-
-
 def settings(folder: Path, **values: Any) -> Settings:
     return Settings(pretrained_model_name_or_path=str(folder), network_dim=4, network_alpha=4, **values)
 

@@ -2,7 +2,6 @@
 
 import json
 import re
-from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -27,12 +26,6 @@ from trainer.report import Reporter
 from trainer.settings import Settings, kohya
 
 MODEL: Any = SimpleNamespace(vae=tiny_vae())
-
-
-@pytest.fixture
-def report(tmp_path: Path) -> Iterator[Reporter]:
-    with Reporter(tmp_path / "run") as reporter:
-        yield reporter
 
 
 @pytest.fixture

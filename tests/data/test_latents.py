@@ -24,12 +24,6 @@ CPU = torch.device("cpu")
 
 
 @pytest.fixture
-def report(tmp_path: Path) -> Any:
-    with Reporter(tmp_path / "run") as reporter:
-        yield reporter
-
-
-@pytest.fixture
 def pictures(tmp_path: Path) -> tuple[Picture, ...]:
     write(tmp_path / "img" / "1_x", a=(64, 64), b=(80, 48), c=(48, 80), d=(64, 64))
     return scan(Settings(train_data_dir=str(tmp_path / "img"))).pictures

@@ -2,7 +2,6 @@
 
 import threading
 from collections import Counter
-from collections.abc import Iterator
 from itertools import chain
 from pathlib import Path
 from types import SimpleNamespace
@@ -25,12 +24,6 @@ from trainer.report import Failure, Reporter
 from trainer.settings import Settings
 
 MODEL: Any = SimpleNamespace(vae=tiny_vae())
-
-
-@pytest.fixture
-def report(tmp_path: Path) -> Iterator[Reporter]:
-    with Reporter(tmp_path / "run") as reporter:
-        yield reporter
 
 
 @pytest.fixture
