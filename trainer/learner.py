@@ -106,8 +106,8 @@ class Learner:
 
     @property
     def is_sound(self) -> bool:
-        """Whether everything that is being trained is made of finite numbers. Waits for the device."""
-        return all(bool(parameter.isfinite().all()) for parameter in self.parameters)
+        """Whether everything that is being trained is made of finite numbers. Waits for the device, once."""
+        return bool(torch.stack([parameter.isfinite().all() for parameter in self.parameters]).all())
 
     @property
     def parts(self) -> list[str]:
